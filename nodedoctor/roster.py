@@ -1,0 +1,90 @@
+"""What the agent runs: the configuration's monitors and exporters, with their classes and typed options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from nodedoctor.config.model import Config, MonitorEntry
+from nodedoctor.duration import seconds
+from nodedoctor.exporter import Exporter
+from nodedoctor.monitor import ConditionType, Monitor, Options
+from nodedoctor.registry import exporter_type, monitor_type
+
+
+class MonitorSpec(msgspec.Struct, frozen=True):
+    """One monitor that runs. `interval` and `timeout` are in seconds."""
+
+    name: str
+    kind: type[Monitor[Any]]
+    options: Options
+    interval: float
+    timeout: float
+    failure_threshold: int = 3
+    success_threshold: int = 1
+    depends_on: tuple[str, ...] = ()
+
+    @property
+    def conditions(self) -> tuple[ConditionType, ...]:
+        """The conditions that this monitor writes, alone."""
+        return self.kind.conditions_of(self.name, self.options)
+
+    def build(self) -> Monitor[Any]:
+        """The monitor itself."""
+        return self.kind(self.name, self.options)
+
+
+class ExporterSpec(msgspec.Struct, frozen=True):
+    """One exporter that runs."""
+
+    name: str
+    kind: type[Exporter[Any]]
+    options: msgspec.Struct
+
+
+class Roster(msgspec.Struct, frozen=True):
+    """All that runs, and what is configured and not active in this version, by path with the reason."""
+
+    node: str
+    config: Config
+    monitors: tuple[MonitorSpec, ...]
+    exporters: tuple[ExporterSpec, ...]
+    inactive: dict[str, str]
+
+
+def spec_of(entry: MonitorEntry) -> MonitorSpec:
+    """`entry` with its class and typed options.
+
+    Raises:
+        ConfigurationError: its type can't be loaded.
+        msgspec.ValidationError: its `config` does not fit the type.
+    """
+    kind = monitor_type(entry.type)
+    interval = seconds(entry.interval) if entry.interval else kind.interval
+    return MonitorSpec(
+        name=entry.name,
+        kind=kind,
+        options=msgspec.convert(entry.config, kind.options_type),
+        interval=interval,
+        timeout=seconds(entry.timeout) if entry.timeout else min(kind.timeout, interval * 0.8),
+        failure_threshold=entry.failure_threshold,
+        success_threshold=entry.success_threshold,
+        depends_on=entry.depends_on,
+    )
+
+
+def roster_of(config: Config, node: str) -> Roster:
+    """What a valid `config` runs on `node`; disabled monitors and exporters are off."""
+    builtin = {"http": config.exporters.http, "prometheus": config.exporters.prometheus}
+    exporters = [ExporterSpec(name, exporter_type(name), options) for name, options in builtin.items() if options.enabled]
+    for name, raw in config.exporters.plugins.items():
+        kind = exporter_type(name)
+        exporters.append(ExporterSpec(name, kind, msgspec.convert(raw, kind.options_type)))
+    return Roster(
+        node=node,
+        config=config,
+        monitors=tuple(spec_of(entry) for entry in config.monitors if entry.enabled),
+        exporters=tuple(exporters),
+        inactive=dict(config.inactive()),
+    )
