@@ -55,6 +55,8 @@ class ConditionType(msgspec.Struct, frozen=True):
         ok_message: Its message while it is False.
         severity: What True means for the node's health: error (unhealthy) or warning (degraded).
         warning_reason: Its reason while it is False and a first threshold was crossed.
+        latched: The monitor holds this state itself, from what happened once: the thresholds in a row, which ask
+            for the same finding several times, do not apply.
     """
 
     type: str
@@ -63,6 +65,7 @@ class ConditionType(msgspec.Struct, frozen=True):
     ok_message: str = ""
     severity: Severity = Severity.ERROR
     warning_reason: str = ""
+    latched: bool = False
 
     def when(self, bad: bool, message: str, reason: str = "") -> Finding:  # noqa: FBT001 - it reads as a sentence
         """One subject is bad, as `message` says, or is fine (then the message is not used)."""

@@ -26,7 +26,8 @@ def monitor_type(kind: str) -> type[Monitor[Any]]:
     Raises:
         ConfigurationError: nobody registered it, or what is registered can't be loaded.
     """
-    return load(MONITORS, kind, Monitor)
+    found_type: type[Monitor[Any]] = load(MONITORS, kind, Monitor)
+    return found_type
 
 
 def exporter_type(name: str) -> type[Exporter[Any]]:
@@ -35,7 +36,8 @@ def exporter_type(name: str) -> type[Exporter[Any]]:
     Raises:
         ConfigurationError: nobody registered it, or what is registered can't be loaded.
     """
-    return load(EXPORTERS, name, Exporter)
+    found_type: type[Exporter[Any]] = load(EXPORTERS, name, Exporter)
+    return found_type
 
 
 @cache
@@ -54,7 +56,7 @@ def load(group: str, name: str, base: type[Any]) -> Any:  # noqa: ANN401 - whate
     origin = f"{name!r} ({point.value}{f' of {point.dist.name}' if point.dist else ''})"
     try:
         loaded = point.load()
-    except Exception as error:  # noqa: BLE001 - somebody else's module may raise anything while it is imported
+    except Exception as error:  # somebody else's module may raise anything while it is imported
         raise ConfigurationError([f"{origin} can't be loaded: {type(error).__name__}: {error}"]) from error
     if not (isinstance(loaded, type) and issubclass(loaded, base)):
         raise ConfigurationError([f"{origin} is not a subclass of {base.__module__}.{base.__qualname__}"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from nodedoctor.config.model import Config, MonitorEntry
+from nodedoctor.config.model import Config, HttpExporter, MonitorEntry, PrometheusExporter
 from nodedoctor.duration import seconds
 from nodedoctor.exporter import Exporter
 from nodedoctor.monitor import ConditionType, Monitor, Options
@@ -76,8 +76,15 @@ def spec_of(entry: MonitorEntry) -> MonitorSpec:
 
 def roster_of(config: Config, node: str) -> Roster:
     """What a valid `config` runs on `node`; disabled monitors and exporters are off."""
-    builtin = {"http": config.exporters.http, "prometheus": config.exporters.prometheus}
-    exporters = [ExporterSpec(name, exporter_type(name), options) for name, options in builtin.items() if options.enabled]
+    builtin: dict[str, HttpExporter | PrometheusExporter] = {
+        "http": config.exporters.http,
+        "prometheus": config.exporters.prometheus,
+    }
+    exporters = [
+        ExporterSpec(name, exporter_type(name), options)
+        for name, options in builtin.items()
+        if options.enabled
+    ]
     for name, raw in config.exporters.plugins.items():
         kind = exporter_type(name)
         exporters.append(ExporterSpec(name, kind, msgspec.convert(raw, kind.options_type)))

@@ -45,6 +45,7 @@ class WorkerRecord(msgspec.Struct, frozen=True, rename="camel"):
         stuck: How many of its earlier processes survived SIGKILL and are still there.
         crash_looping: It keeps dying soon after its start.
         last_exit: How its last process ended, for people; empty while the first one runs.
+        memory: Bytes (PSS), and `cpu` seconds, of the supervisor itself; other workers tell their own.
     """
 
     name: str
@@ -56,6 +57,8 @@ class WorkerRecord(msgspec.Struct, frozen=True, rename="camel"):
     stuck: int = 0
     crash_looping: bool = False
     last_exit: str = ""
+    memory: int | None = None
+    cpu: float | None = None
 
 
 class ExporterState(StrEnum):
@@ -166,7 +169,11 @@ class RemediationView(msgspec.Struct, frozen=True):
 
 
 class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One series of a family. A histogram has `buckets`, pairs of upper bound and cumulative count, and `sum`."""
+    """One series of a family.
+
+    In a histogram `value` is the number of observations, `buckets` are pairs of finite upper bound and cumulative
+    count, and `sum` is the observations' sum.
+    """
 
     labels: dict[str, str]
     value: float = 0.0

@@ -1,0 +1,1 @@
+"""The shared vocabulary and the face: types, configuration, bus, command line."""

@@ -1,0 +1,1 @@
+"""The configuration: its classes, its layers, its faults."""

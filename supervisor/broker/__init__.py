@@ -1,0 +1,1 @@
+"""The problem detector: fan-in, current state, fan-out."""

@@ -1,0 +1,1 @@
+"""What runs in forked worker processes, and how a process becomes one."""

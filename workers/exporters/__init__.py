@@ -1,0 +1,1 @@
+"""Where the broker's state is shown."""

@@ -1,0 +1,1 @@
+"""Monitors that run other people's checks."""

@@ -1,0 +1,1 @@
+"""Monitors of what the machine writes about itself."""
