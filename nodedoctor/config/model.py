@@ -11,7 +11,9 @@ from msgspec import Meta
 from nodedoctor.duration import Duration
 
 ConditionName = Annotated[str, Meta(pattern=r"^[A-Z][A-Za-z0-9]{0,62}$")]
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", description="a DNS label: a-z, 0-9 and -")]
+Name = Annotated[
+    str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", description="a DNS label: a-z, 0-9 and -")
+]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=1000)]
 
@@ -88,7 +90,12 @@ class HttpEndpoint(Section, frozen=True):
 
     path: Annotated[str, Meta(pattern="^/")]
     handler: Literal[
-        "overall-health", "readiness", "liveness", "prometheus-metrics", "detailed-status", "remediation-history"
+        "overall-health",
+        "readiness",
+        "liveness",
+        "prometheus-metrics",
+        "detailed-status",
+        "remediation-history",
     ]
 
 
@@ -164,4 +171,7 @@ class Config(Section, frozen=True):
             yield "exporters.kubernetes", "this version has no Kubernetes exporter"
         for index, entry in enumerate(self.monitors):
             if entry.remediation and entry.remediation.enabled:
-                yield f"monitors[{index}].remediation", "this version repairs nothing: the problem is reported only"
+                yield (
+                    f"monitors[{index}].remediation",
+                    "this version repairs nothing: the problem is reported only",
+                )

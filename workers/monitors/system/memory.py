@@ -1,0 +1,75 @@
+"""How much memory and swap are left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nodedoctor.monitor import ConditionType, Gauge, Monitor, Observation, Options, Percent
+from nodedoctor.types import Severity
+
+LOW = ConditionType(
+    "MemoryLow",
+    reason="LittleMemoryAvailable",
+    ok_reason="MemoryAvailable",
+    warning_reason="MemoryGettingLow",
+)
+SWAP_USED = ConditionType(
+    "SwapUsedHigh", reason="SwapAlmostFull", ok_reason="SwapHasSpace", severity=Severity.WARNING
+)
+SIZE = Gauge("memory_size_bytes", "Memory that the kernel manages")
+AVAILABLE = Gauge("memory_available_bytes", "Memory that new processes can have without swapping")
+USED = Gauge("memory_used_ratio", "Share of memory that is not available")
+SWAP_SIZE = Gauge("swap_size_bytes", "Size of all swap areas")
+SWAP_USED_RATIO = Gauge("swap_used_ratio", "Share of swap in use; 0 without swap")
+
+
+class MemoryOptions(Options, frozen=True):
+    """Thresholds."""
+
+    warning_threshold: Percent = 85
+    """Percent of memory not available at which to warn."""
+    critical_threshold: Percent = 95
+    """Percent of memory not available that is a problem."""
+    swap_threshold: Percent = 90
+    """Percent of swap in use that is a problem; a machine without swap has none."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """The warning comes before the problem."""
+        if self.warning_threshold >= self.critical_threshold:
+            allowed = f"must be below criticalThreshold ({self.critical_threshold:g})"
+            yield "warningThreshold", f"found {self.warning_threshold:g}, {allowed}"
+
+
+class MemoryMonitor(Monitor[MemoryOptions]):
+    """Compares what is available with thresholds; reads /proc/meminfo (proc_meminfo(5))."""
+
+    kind, options_type = "memory-health-check", MemoryOptions
+    conditions = (LOW, SWAP_USED)
+    metrics = (SIZE, AVAILABLE, USED, SWAP_SIZE, SWAP_USED_RATIO)
+    timeout = 5.0
+
+    def check(self) -> Iterator[Observation]:
+        """Look at memory, then at swap."""
+        sizes = meminfo((self.host.proc / "meminfo").read_text())
+        total, available = sizes["MemTotal"], sizes["MemAvailable"]
+        used = 1 - available / total
+        yield SIZE(total)
+        yield AVAILABLE(available)
+        yield USED(used)
+        limit, warning = self.options.critical_threshold, self.options.warning_threshold
+        if used * 100 >= limit:
+            yield LOW.when(True, f"more than {limit:g} % of memory are in use")
+        else:
+            yield LOW.warn_when(used * 100 >= warning, f"more than {warning:g} % of memory are in use")
+        swap, free = sizes.get("SwapTotal", 0), sizes.get("SwapFree", 0)
+        swapped = (swap - free) / swap if swap else 0.0
+        yield SWAP_SIZE(swap)
+        yield SWAP_USED_RATIO(swapped)
+        limit = self.options.swap_threshold
+        yield SWAP_USED.when(swap > 0 and swapped * 100 >= limit, f"more than {limit:g} % of swap are in use")
+
+
+def meminfo(text: str) -> dict[str, int]:
+    """The sizes in the text of /proc/meminfo, in bytes."""
+    lines = (line.split() for line in text.splitlines())
+    return {name.rstrip(":"): int(number) * 1024 for name, number, *unit in lines if unit == ["kB"]}
