@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from nodedoctor.monitor import ConditionType, Gauge, Monitor, Observation, Options, Percent
+from nodedoctor.monitor import ConditionType, Gauge, Host, Monitor, Observation, Options, Percent
 
 SPACE_LOW = ConditionType(
     "DiskSpaceLow", reason="DiskAlmostFull", ok_reason="DiskHasSpace", warning_reason="DiskFillingUp"
@@ -81,12 +81,17 @@ class Mount(msgspec.Struct, frozen=True):
     super_options: frozenset[str]
 
     @property
-    def failed(self) -> bool:
-        """Whether the file system itself refuses writes, though its mount was made for them.
+    def read_only(self) -> bool:
+        """Whether nothing can be written there, for whatever reason."""
+        return "ro" in self.options or not self.super_options.isdisjoint({"ro", "emergency_ro"})
 
-        A mount that is read-only by its own option (a bind mount into a container) or by the file system's nature
-        was meant so. After an error ext4 shows `ro`, since Linux 6.16 `emergency_ro`, among the options of the
-        file system. One that was mounted read-only from the start has `ro` in both places.
+    @property
+    def failed(self) -> bool:
+        """Whether the kernel refuses writes to what was mounted for them.
+
+        After an error ext4 and others show `ro`, since Linux 6.16 `emergency_ro`, among the options of the file
+        system, while the mount keeps its `rw`. Who mounts or remounts read-only on purpose changes the mount's own
+        option too (a bind mount into a container: only that one).
         """
         if self.filesystem in READ_ONLY_BY_NATURE:
             return False
@@ -107,6 +112,10 @@ class DiskMonitor(Monitor[DiskOptions]):
     metrics = (SIZE, FREE, USED, INODES, WRITABLE)
     interval = 60.0
 
+    def __init__(self, name: str, options: DiskOptions, host: Host | None = None) -> None:
+        super().__init__(name, options, host)
+        self.seen_writable: set[str] = set()
+
     def check(self) -> Iterator[Observation]:
         """Look at each path. With no path there at all, nothing can be low."""
         mounts = mount_table(self.host.proc)
@@ -120,7 +129,17 @@ class DiskMonitor(Monitor[DiskOptions]):
                 continue
             yield from space(disk, filesystem)
             yield from inodes(disk, filesystem)
-            yield from writable(disk, mount_of(disk.path, mounts))
+            yield from self.writable(disk, mount_of(disk.path, mounts))
+
+    def writable(self, disk: DiskPath, mount: Mount | None) -> Iterator[Observation]:
+        """What is said of the mount on which `disk` lies; nothing if the table does not have it."""
+        if mount is None:
+            return
+        if not mount.read_only:
+            self.seen_writable.add(mount.point)
+        turned = mount.read_only and mount.point in self.seen_writable
+        yield WRITABLE(float(not mount.read_only), path=disk.path)
+        yield READ_ONLY.when(mount.failed or turned, f"{disk.path} has turned read-only")
 
 
 def space(disk: DiskPath, filesystem: os.statvfs_result) -> Iterator[Observation]:
@@ -150,15 +169,6 @@ def inodes(disk: DiskPath, filesystem: os.statvfs_result) -> Iterator[Observatio
         passed = used >= disk.inode_warning_threshold
         text = f"more than {disk.inode_warning_threshold:g} % of the inodes of {disk.path} are used"
         yield INODES_LOW.warn_when(passed, text)
-
-
-def writable(disk: DiskPath, mount: Mount | None) -> Iterator[Observation]:
-    """What is said of the mount on which `disk` lies; nothing if the table does not have it."""
-    if mount is None:
-        return
-    can_write = not ({"ro"} & (mount.options | mount.super_options)) and not mount.failed
-    yield WRITABLE(float(can_write), path=disk.path)
-    yield READ_ONLY.when(mount.failed, f"{disk.path} has turned read-only")
 
 
 def used_percent(filesystem: os.statvfs_result) -> float:
