@@ -203,7 +203,7 @@ def become_command(
         # After the change of user, which would undo it.
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.chdir("/")
-        os.execve(argv[0], list(argv), {"PATH": PATH, "LANG": "C", "HOME": "/", **environment})
+        os.execve(argv[0], list(argv), {"PATH": PATH, "LANG": "C", "HOME": "/", **environment})  # noqa: S606 - no shell is wanted
     except OSError as failure:
         os.write(error, (failure.strerror or str(failure)).encode())
     finally:
