@@ -83,7 +83,8 @@ class Link:
     def follow(self) -> None:
         """The thread: follow the stream, so that changes and silence are known without asking, and report."""
         mirror = Mirror(self.context, self.run_dir)
-        publisher = Publisher(self.context, node=self.node, epoch=self.generation)
+        # An exporter may have two processes for a moment: each has its own numbers.
+        publisher = Publisher(self.context, node=self.node, epoch=time.time_ns() // 1000)
         publisher.connect(address(self.run_dir, STATUS))
         poller = zmq.Poller()
         for source in (self.wake_read, mirror.stream, mirror.client.socket, publisher.socket):

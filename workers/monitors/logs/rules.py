@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -110,6 +111,7 @@ def rule_sets() -> tuple[str, ...]:
     return tuple(sorted(entry.name.removesuffix(".yaml") for entry in RULE_SETS.iterdir()))
 
 
+@cache
 def rule_set(name: str) -> tuple[Rule, ...]:
     """The rules of the built-in set `name`.
 

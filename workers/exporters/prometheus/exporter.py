@@ -1,0 +1,134 @@
+"""The metrics endpoint."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from socket import socket
+from socketserver import ThreadingMixIn
+from typing import Any
+
+from nodedoctor.bus.messages import ExporterState
+from nodedoctor.config import model
+from nodedoctor.exporter import Agent, Exporter
+from workers.exporters.exposition import exposition
+from workers.exporters.listening import explain, listen, waits
+
+MOST_THREADS = 16
+"""Requests that are served at once; more wait in the listening socket's queue."""
+SLOWEST_CLIENT = 10
+"""Seconds that a client has for its request."""
+
+logger = logging.getLogger(__name__)
+
+
+class PrometheusExporter(Exporter[model.PrometheusExporter]):
+    """Serves `/metrics` on its own port, and takes the port whenever it can be had."""
+
+    options_type = model.PrometheusExporter
+    capabilities = ("CAP_NET_BIND_SERVICE",)
+
+    def run(self) -> None:
+        """Serve until SIGTERM."""
+        agent = self.context.connect()
+        listener = self.take_port(agent)
+        server = Server(listener, agent, self.options)
+        agent.report(ExporterState.RUNNING)
+        logger.info("metrics at http://%s:%d/metrics", self.options.bind_address, listener.getsockname()[1])
+        try:
+            server.serve_forever()
+        finally:
+            server.server_close()
+
+    def take_port(self, agent: Agent) -> socket:
+        """The listening socket; waits for it, and says so, while somebody else has the port."""
+        told = ""
+        for wait in waits():
+            try:
+                return listen(self.options.bind_address, self.options.port)
+            except OSError as error:
+                text = explain(error, self.options.bind_address, self.options.port)
+            agent.report(ExporterState.UNAVAILABLE, text)
+            if text != told:
+                logger.error("%s; trying again", text)
+            told = text
+            time.sleep(wait)
+        raise AssertionError
+
+
+class Server(ThreadingMixIn, HTTPServer):
+    """An HTTP server with a bounded number of threads on a socket that listens already."""
+
+    daemon_threads = True
+
+    def __init__(self, listener: socket, agent: Agent, options: model.PrometheusExporter) -> None:
+        super().__init__(listener.getsockname()[:2], Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.agent = agent
+        self.options = options
+        self.places = threading.BoundedSemaphore(MOST_THREADS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as socketserver has it
+        """Serve in a thread of its own, once there is a place."""
+        self.places.acquire()
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as socketserver has it
+        """The thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as socketserver has it
+        """A client that went away is no event."""
+        logger.debug("a request of %s failed", client_address, exc_info=True)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers GET /metrics, and / with a link to it."""
+
+    server: Server
+    timeout = SLOWEST_CLIENT
+
+    def do_GET(self) -> None:
+        """Answer a scrape."""
+        path = self.path.partition("?")[0]
+        if path == "/":
+            self.answer(
+                HTTPStatus.OK, b'<a href="/metrics">node-doctor metrics</a>\n', "text/html; charset=utf-8"
+            )
+            return
+        if path != "/metrics":
+            self.answer(HTTPStatus.NOT_FOUND, b"only /metrics is here\n")
+            return
+        agent, options = self.server.agent, self.server.options
+        snapshot = agent.snapshot()
+        if snapshot is None:
+            self.answer(HTTPStatus.SERVICE_UNAVAILABLE, b"the broker has not answered yet\n")
+            return
+        accept = self.headers.get("Accept", "")
+        body, content_type = exposition(
+            snapshot, agent.age(), options.namespace, npd_compatible=options.npd_compatible, accept=accept
+        )
+        self.answer(HTTPStatus.OK, body, content_type)
+
+    do_HEAD = do_GET
+
+    def answer(
+        self, status: HTTPStatus, body: bytes, content_type: str = "text/plain; charset=utf-8"
+    ) -> None:
+        """Send one response."""
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as http.server has it
+        """Keep scrapes out of the log."""
