@@ -123,3 +123,7 @@ class Problem(msgspec.Struct, frozen=True):
 def utc_now() -> datetime:
     """The wall clock, in UTC: for people to read, never to measure with."""
     return datetime.now(UTC)
+
+
+AGENT_CONDITIONS = ("MonitorFailing", "MonitorCrashLooping", "MonitorHung", "ExporterUnavailable")
+"""Conditions of the agent itself, which the broker writes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import ssl
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ class Api:
             if monitor.name == name:
                 own = [condition for condition in snapshot.conditions if condition.monitor == name]
                 return answer({**msgspec.to_builtins(monitor), "conditions": own})
-        flask.abort(404, f"there is no monitor {name!r}; GET /monitors lists them")
+        return flask.abort(404, f"there is no monitor {name!r}; GET /monitors lists them")
 
     def history(self) -> flask.Response:
         """What was repaired: nothing, in this version."""
@@ -196,7 +197,9 @@ def refuse_strangers(config: Config) -> None:
     local = not request.environ.get("REMOTE_ADDR")
     if local or request.path in OPEN:
         return
-    if options.tls_client_ca_file and not (hasattr(connection, "getpeercert") and connection.getpeercert()):
+    if options.tls_client_ca_file and not (
+        isinstance(connection, ssl.SSLSocket) and connection.getpeercert()
+    ):
         flask.abort(401, "a client certificate is needed")
     if options.bearer_token_file and not right_token(
         request.headers.get("Authorization", ""), options.bearer_token_file

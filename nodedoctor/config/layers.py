@@ -1,0 +1,245 @@
+"""Puts the layers of the configuration together: later ones win, maps are merged, lists are replaced."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from nodedoctor.config.model import Config
+from nodedoctor.config.schema import Fault, Schema, schema_of
+from nodedoctor.config.text import Document, PathOf
+from nodedoctor.errors import ConfigurationError
+from nodedoctor.registry import monitor_type
+from nodedoctor.words import did_you_mean
+
+PREFIX = "NODE_DOCTOR_"
+NOT_VALUES = {"NODE_DOCTOR_CONFIG", "NODE_DOCTOR_RUN_DIR", "NODE_DOCTOR_STATE_DIR"}
+"""Variables that tell the command line where things are."""
+REFERENCE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})")
+STEP = re.compile(r"[^.\[\]]+|\[\d+\]")
+MAY_BE_UNSET = {("settings", "nodeName"): {"NODE_NAME"}}
+"""References that count as empty when they are unset: outside a cluster nobody sets NODE_NAME, and an empty
+settings.nodeName already means the host's name."""
+
+
+class Layers:
+    """The merged values and, for each, the layer that set it. `faults` collects what could not be applied."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.data: dict[str, Any] = {}
+        self.origins: dict[PathOf, str] = {}
+        self.faults: list[str] = []
+
+    def add_document(self, document: Document) -> None:
+        """A file, or the embedded default."""
+
+        def origin(path: PathOf) -> str:
+            lines = document.lines
+            line = next((lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines), 1)
+            return f"{document.name}:{line}"
+
+        filled = self.substituted(document.data, (), origin)
+        self.merge(self.data, filled, (), origin)
+
+    def add_environment(self) -> None:
+        """Variables such as NODE_DOCTOR_SETTINGS__DRYRUNMODE=true."""
+        for name in sorted(self.environ):
+            if name.startswith(PREFIX) and name not in NOT_VALUES:
+                words = name.removeprefix(PREFIX).split("__")
+                self.add_value(words, self.environ[name], f"environment {name}", any_case=True)
+
+    def add_flags(self, flags: Iterable[str]) -> None:
+        """What was given as --set PATH=VALUE."""
+        for flag in flags:
+            path, equals, text = flag.partition("=")
+            words = [step.strip("[]") for step in STEP.findall(path)]
+            if not equals or not words:
+                self.faults.append(f"--set {flag}: expected PATH=VALUE, such as settings.dryRunMode=true")
+                continue
+            self.add_value(words, text, f"--set {path}", any_case=False)
+
+    def add_value(self, words: list[str], text: str, origin: str, *, any_case: bool) -> None:
+        """One value at one path."""
+        try:
+            path = self.resolve(words, any_case=any_case)
+            value = yaml.safe_load(text) if text else ""
+        except LookupError as error:
+            self.faults.append(f"{origin}: {error.args[0]}")
+            return
+        except yaml.YAMLError:
+            value = text
+        target: Any = self.data
+        for here, following in zip(path, path[1:], strict=False):
+            if isinstance(target, dict) and not isinstance(target.get(here), dict | list):
+                target[here] = [] if isinstance(following, int) else {}
+            target = target[here]
+        self.forget(path)
+        target[path[-1]] = value
+        self.note(value, path, lambda _: origin)
+
+    def resolve(self, words: list[str], *, any_case: bool) -> PathOf:
+        """The path that `words` mean, by the schemas and by what is there already.
+
+        Raises:
+            LookupError: there is no such path; its argument says what there is.
+        """
+        path: list[str | int] = []
+        schema: Schema = schema_of(Config)
+        root, value = schema, self.data
+        for word in words:
+            schema = dereferenced(schema, root)
+            if tuple(path[:1]) == ("monitors",) and path[2:] == ["config"]:
+                root = schema = options_schema(value_at(self.data, path[:2]))
+                schema = dereferenced(schema, root)
+            if schema.get("type") == "array":
+                here = index_of(word, value, path)
+                path.append(here)
+                schema = schema.get("items", {})
+                value = value[here]
+            else:
+                key = key_of(word, schema, value, path, any_case=any_case)
+                path.append(key)
+                schema = schema.get("properties", {}).get(key, {})
+                value = value.get(key, {}) if isinstance(value, dict) else {}
+        return tuple(path)
+
+    def merge(
+        self, into: dict[str, Any], layer: dict[str, Any], path: PathOf, origin: Callable[[PathOf], str]
+    ) -> None:
+        """Lay `layer` over `into`."""
+        for key, value in layer.items():
+            here = (*path, key)
+            if isinstance(value, dict) and isinstance(into.get(key), dict):
+                self.merge(into[key], value, here, origin)
+            else:
+                self.forget(here)
+                into[key] = value
+                self.note(value, here, origin)
+
+    def forget(self, path: PathOf) -> None:
+        """What stood at `path` is replaced."""
+        for known in [known for known in self.origins if known[: len(path)] == path]:
+            del self.origins[known]
+
+    def note(self, value: object, path: PathOf, origin: Callable[[PathOf], str]) -> None:
+        """Remember who set `value` and all in it."""
+        self.origins[path] = origin(path)
+        for key, item in items_of(value):
+            self.note(item, (*path, key), origin)
+
+    def origin(self, path: PathOf) -> str:
+        """Who set what stands at `path`, or at the nearest thing around it."""
+        found = next(
+            (self.origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.origins), ""
+        )
+        return found or "configuration"
+
+    def told(self, fault: Fault) -> str:
+        """`fault` as one line: who set it, where, what is wrong."""
+        path, what = fault
+        return f"{self.origin(path)}: {dotted(path) + ': ' if path else ''}{what}"
+
+    def substituted(self, value: Any, path: PathOf, origin: Callable[[PathOf], str]) -> Any:  # noqa: ANN401
+        """`value` with ${VAR} filled in all its texts, once; keys are left."""
+        if isinstance(value, dict):
+            return {key: self.substituted(item, (*path, key), origin) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.substituted(item, (*path, index), origin) for index, item in enumerate(value)]
+        if not isinstance(value, str) or "$" not in value:
+            return value
+
+        def fill(match: re.Match[str]) -> str:
+            name, default = match[1], match[2]
+            if name is None:
+                return "$"
+            if (
+                name in self.environ
+                or default is not None
+                or name in MAY_BE_UNSET.get(tuple(map(str, path)), ())
+            ):
+                return self.environ.get(name, default or "")
+            fault = f"${{{name}}} is not set in the environment; set it, or write ${{{name}:-default}}"
+            self.faults.append(f"{origin(path)}: {dotted(path)}: {fault}")
+            return ""
+
+        filled = REFERENCE.sub(fill, value)
+        whole = REFERENCE.fullmatch(value)
+        # A value that is one reference is what the variable holds: true, 85, or a text.
+        return yaml.safe_load(filled) if whole and whole[1] and is_plain(filled) else filled
+
+
+def is_plain(text: str) -> bool:
+    """Whether `text` is a number or a truth value in YAML's eyes."""
+    return bool(re.fullmatch(r"-?\d+(\.\d+)?|true|false", text))
+
+
+def items_of(value: object) -> Iterator[tuple[str | int, Any]]:
+    """What `value` is made of, by key or index."""
+    if isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, list):
+        yield from enumerate(value)
+
+
+def dotted(path: PathOf) -> str:
+    """`path` as people write it: monitors[2].config.paths[0].path."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return "".join(steps).removeprefix(".")
+
+
+def value_at(data: Any, path: list[str | int]) -> Any:  # noqa: ANN401 - whatever stands there
+    """What stands at `path`, which exists."""
+    for step in path:
+        data = data[step]
+    return data
+
+
+def dereferenced(schema: Schema, root: Schema) -> Schema:
+    """`schema`, or what it refers to; of "this or nothing" it is this."""
+    if "anyOf" in schema:
+        schema = next((s for s in schema["anyOf"] if s.get("type") != "null"), {})
+    while "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].rsplit("/", 1)[1]]
+    return schema
+
+
+def options_schema(entry: Any) -> Schema:  # noqa: ANN401 - whatever stands in the file
+    """The schema of the options of the monitor `entry`; of anything if its type is not known."""
+    try:
+        return schema_of(monitor_type(entry["type"]).options_type)
+    except (ConfigurationError, KeyError, TypeError):
+        return {}
+
+
+def index_of(word: str, value: Any, path: list[str | int]) -> int:  # noqa: ANN401 - whatever stands there
+    """The list index that `word` means."""
+    size = len(value) if isinstance(value, list) else 0
+    if not word.isdigit() or int(word) >= size:
+        raise LookupError(f"{dotted(tuple(path))} is a list of {size}; {word!r} is none of its indices")
+    return int(word)
+
+
+def key_of(word: str, schema: Schema, value: Any, path: list[str | int], *, any_case: bool) -> str:  # noqa: ANN401
+    """The key that `word` means."""
+    known = [*schema.get("properties", {}), *(value if isinstance(value, dict) else ())]
+    if word in known:
+        return word
+    same = [key for key in known if key.lower() == word.lower()] if any_case else []
+    if same:
+        return str(same[0])
+    if schema.get("additionalProperties") is False or not schema:
+        where = dotted(tuple(path)) or "the configuration"
+        raise LookupError(
+            f"{where} has no key {word!r}; known: {', '.join(sorted(known))}{did_you_mean(word, known)}"
+        )
+    return word
+
+
+def process_environment() -> Mapping[str, str]:
+    """The environment that configuration is filled from."""
+    return os.environ

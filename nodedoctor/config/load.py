@@ -1,0 +1,89 @@
+"""The one way from files, environment and flags to a valid configuration, for a start and for everything else."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+
+import msgspec
+
+from nodedoctor.config.layers import Layers, dotted, process_environment
+from nodedoctor.config.model import Config
+from nodedoctor.config.rules import monitor_faults, rule_faults
+from nodedoctor.config.schema import schema_faults
+from nodedoctor.config.text import parse, read_document
+from nodedoctor.errors import ConfigurationError
+
+SYSTEM_FILE = Path("/etc/node-doctor/config.yaml")
+DEFAULT = "embedded default"
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A valid configuration, and for each value, by its path, which layer set it."""
+
+    config: Config
+    origins: dict[str, str]
+
+
+def load(
+    paths: Iterable[Path] = (), flags: Iterable[str] = (), environ: Mapping[str, str] | None = None
+) -> Loaded:
+    """The configuration of these layers, later ones over earlier: default, `paths`, `environ`, `flags`.
+
+    Args:
+        paths: Files; none: $NODE_DOCTOR_CONFIG, else /etc/node-doctor/config.yaml if it exists.
+        flags: Each PATH=VALUE.
+        environ: The environment; None is this process's.
+
+    Raises:
+        ConfigurationError: with every fault that was found.
+    """
+    environ = process_environment() if environ is None else environ
+    layers = Layers(environ)
+    layers.add_document(parse(DEFAULT, (files("nodedoctor") / "etc/config.yaml").read_text()))
+    for path in list(paths) or default_files(environ):
+        try:
+            layers.add_document(read_document(path))
+        except ConfigurationError as error:
+            layers.faults += error.faults
+    layers.add_environment()
+    layers.add_flags(flags)
+    return validated(layers)
+
+
+def default_files(environ: Mapping[str, str]) -> list[Path]:
+    """The files to read when none was named."""
+    named = environ.get("NODE_DOCTOR_CONFIG")
+    if named:
+        return [Path(name) for name in named.split(":")]
+    return [SYSTEM_FILE] if SYSTEM_FILE.exists() else []
+
+
+def validated(layers: Layers) -> Loaded:
+    """The configuration that `layers` make.
+
+    Raises:
+        ConfigurationError: with every fault that was found.
+    """
+    faults = list(schema_faults(layers.data, Config))
+    monitors = layers.data.get("monitors")
+    for index, entry in enumerate(monitors if isinstance(monitors, list) else ()):
+        faults += monitor_faults(entry, ("monitors", index))
+    told = [*layers.faults, *(layers.told(fault) for fault in faults)]
+    # What does not fit the schema has no typed form; what fits together can be told for the rest alone.
+    try:
+        config = msgspec.convert(layers.data, Config)
+    except msgspec.ValidationError:
+        raise ConfigurationError(told) from None
+    told += [layers.told(fault) for fault in rule_faults(config)]
+    if told:
+        raise ConfigurationError(list(dict.fromkeys(told)))
+    return Loaded(config, {dotted(path): origin for path, origin in layers.origins.items()})
+
+
+def node_name(config: Config, environ: Mapping[str, str] | None = None) -> str:
+    """The node's name: settings.nodeName, else $NODE_NAME, else the host's."""
+    environ = process_environment() if environ is None else environ
+    return config.settings.node_name or environ.get("NODE_NAME", "") or socket.gethostname()

@@ -1,0 +1,172 @@
+"""What a schema can't say: how the parts of a configuration must fit together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from nodedoctor.config.model import Config, MonitorEntry
+from nodedoctor.config.schema import Fault, schema_faults
+from nodedoctor.duration import human, seconds
+from nodedoctor.errors import ConfigurationError
+from nodedoctor.monitor import Monitor, Options
+from nodedoctor.registry import EXPORTERS, MONITORS, exporter_type, monitor_type, names
+from nodedoctor.types import AGENT_CONDITIONS
+from nodedoctor.words import did_you_mean
+
+KUBELETS_OWN = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable")
+
+
+def rule_faults(config: Config) -> Iterator[Fault]:
+    """Yield everything that does not fit together in a configuration whose schema is kept."""
+    counts = Counter(entry.name for entry in config.monitors)
+    owners: dict[str, str] = {}
+    for index, entry in enumerate(config.monitors):
+        where = ("monitors", index)
+        if counts[entry.name] > 1 and [e.name for e in config.monitors].index(entry.name) != index:
+            yield (*where, "name"), f"there is another monitor {entry.name!r}; names are unique"
+        if entry.name == "node-doctor":
+            yield (*where, "name"), "this name is the agent's own"
+        yield from dependency_faults(config, index, entry)
+        found = entry_faults(entry, where)
+        if found is None:
+            continue
+        kind, options = found
+        yield from time_faults(entry, kind, where)
+        yield from condition_faults(entry, kind, options, owners, where)
+    yield from cycle_faults(config)
+    yield from exporter_faults(config)
+
+
+def monitor_faults(entry: Any, where: tuple[str | int, ...]) -> Iterator[Fault]:  # noqa: ANN401 - raw, from the file
+    """Yield what is wrong with the type and the options of one monitor as it stands in the file."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
+        return
+    try:
+        kind = monitor_type(entry["type"])
+    except ConfigurationError as error:
+        known = names(MONITORS)
+        if entry["type"] in known:
+            yield (*where, "type"), str(error)
+        else:
+            allowed = f"allowed: {', '.join(known)}{did_you_mean(entry['type'], known)}"
+            yield (*where, "type"), f"unknown monitor type {entry['type']!r}; {allowed}"
+        return
+    raw = entry.get("config", {})
+    if not isinstance(raw, dict):
+        return
+    path = (*where, "config")
+    faults = list(schema_faults(raw, kind.options_type, path))
+    yield from faults
+    if not faults:
+        options = msgspec.convert(raw, kind.options_type)
+        for option, what in options.faults():
+            yield (*path, *steps(option)), what
+
+
+def steps(option: str) -> Iterator[str | int]:
+    """`paths[0].path` as a path."""
+    for part in option.replace("[", ".[").split("."):
+        yield int(part.strip("[]")) if part.startswith("[") else part
+
+
+def entry_faults(
+    entry: MonitorEntry, _where: tuple[str | int, ...]
+) -> tuple[type[Monitor[Any]], Options] | None:
+    """The class and options of `entry`, or None if they are faulty, which `monitor_faults` tells."""
+    if next(monitor_faults(msgspec.to_builtins(entry), ()), None):
+        return None
+    kind = monitor_type(entry.type)
+    return kind, msgspec.convert(entry.config, kind.options_type)
+
+
+def time_faults(
+    entry: MonitorEntry, kind: type[Monitor[Any]], where: tuple[str | int, ...]
+) -> Iterator[Fault]:
+    """Interval and timeout."""
+    interval = seconds(entry.interval) if entry.interval else kind.interval
+    if interval <= 0:
+        yield (*where, "interval"), f"found {entry.interval!r}, allowed: more than 0"
+    if entry.timeout and seconds(entry.timeout) <= 0:
+        yield (*where, "timeout"), f"found {entry.timeout!r}, allowed: more than 0"
+    elif entry.timeout and seconds(entry.timeout) >= interval:
+        yield (*where, "timeout"), f"found {entry.timeout!r}, must be below the interval ({human(interval)})"
+
+
+def condition_faults(
+    entry: MonitorEntry,
+    kind: type[Monitor[Any]],
+    options: Options,
+    owners: dict[str, str],
+    where: tuple[str | int, ...],
+) -> Iterator[Fault]:
+    """Each condition has one writer, and none is somebody else's."""
+    for condition in kind.conditions_of(entry.name, options):
+        if condition.type in KUBELETS_OWN:
+            yield where, f"the condition {condition.type} is the kubelet's; give it another name"
+        if condition.type in AGENT_CONDITIONS:
+            yield where, f"the condition {condition.type} is the agent's own; give it another name"
+        if not entry.enabled:
+            continue
+        owner = owners.setdefault(condition.type, entry.name)
+        if owner != entry.name:
+            what = f"{entry.name!r} and {owner!r} both write the condition {condition.type}; one writer each"
+            yield where, what
+
+
+def dependency_faults(config: Config, index: int, entry: MonitorEntry) -> Iterator[Fault]:
+    """Dependencies exist and run."""
+    known = {other.name: other for other in config.monitors}
+    for number, name in enumerate(entry.depends_on):
+        where = ("monitors", index, "dependsOn", number)
+        if name not in known:
+            yield where, f"there is no monitor {name!r}{did_you_mean(name, known)}"
+        elif not known[name].enabled and entry.enabled:
+            yield where, f"the monitor {name!r} is disabled, so nothing is known of it"
+
+
+def cycle_faults(config: Config) -> Iterator[Fault]:
+    """No monitor depends on itself, at whatever distance."""
+    graph = {entry.name: entry.depends_on for entry in config.monitors}
+    told: set[str] = set()
+    for index, entry in enumerate(config.monitors):
+        cycle = cycle_from(entry.name, graph)
+        if cycle and not told & set(cycle):
+            told |= set(cycle)
+            yield ("monitors", index, "dependsOn"), f"goes round in a circle: {' -> '.join(cycle)}"
+
+
+def cycle_from(start: str, graph: dict[str, tuple[str, ...]]) -> list[str]:
+    """The way from `start` back to itself, or nothing."""
+    ways, seen = [[start]], set()
+    while ways:
+        way = ways.pop()
+        for name in graph.get(way[-1], ()):
+            if name == start:
+                return [*way, start]
+            if name not in seen:
+                seen.add(name)
+                ways.append([*way, name])
+    return []
+
+
+def exporter_faults(config: Config) -> Iterator[Fault]:
+    """Exporters do not want the same port, and TLS has its files."""
+    http, prometheus = config.exporters.http, config.exporters.prometheus
+    if http.enabled and prometheus.enabled and http.host_port == prometheus.port != 0:
+        yield ("exporters", "prometheus", "port"), f"{prometheus.port} is exporters.http.hostPort already"
+    if http.tls_enabled and not (http.tls_cert_file and http.tls_key_file):
+        yield ("exporters", "http", "tlsEnabled"), "needs tlsCertFile and tlsKeyFile"
+    if http.tls_client_ca_file and not http.tls_enabled:
+        yield ("exporters", "http", "tlsClientCaFile"), "needs tlsEnabled: true"
+    for name, raw in config.exporters.plugins.items():
+        where = ("exporters", "plugins", name)
+        try:
+            kind = exporter_type(name)
+        except ConfigurationError as error:
+            yield where, f"{error}{did_you_mean(name, names(EXPORTERS))}"
+            continue
+        yield from schema_faults(raw, kind.options_type, where)
