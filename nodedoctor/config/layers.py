@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -21,7 +22,7 @@ NOT_VALUES = {"NODE_DOCTOR_CONFIG", "NODE_DOCTOR_RUN_DIR", "NODE_DOCTOR_STATE_DI
 """Variables that tell the command line where things are."""
 REFERENCE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})")
 STEP = re.compile(r"[^.\[\]]+|\[\d+\]")
-MAY_BE_UNSET = {("settings", "nodeName"): {"NODE_NAME"}}
+MAY_BE_UNSET: dict[PathOf, set[str]] = {("settings", "nodeName"): {"NODE_NAME"}}
 """References that count as empty when they are unset: outside a cluster nobody sets NODE_NAME, and an empty
 settings.nodeName already means the host's name."""
 
@@ -74,7 +75,7 @@ class Layers:
         except yaml.YAMLError:
             value = text
         target: Any = self.data
-        for here, following in zip(path, path[1:], strict=False):
+        for here, following in pairwise(path):
             if isinstance(target, dict) and not isinstance(target.get(here), dict | list):
                 target[here] = [] if isinstance(following, int) else {}
             target = target[here]
@@ -90,7 +91,8 @@ class Layers:
         """
         path: list[str | int] = []
         schema: Schema = schema_of(Config)
-        root, value = schema, self.data
+        root = schema
+        value: Any = self.data
         for word in words:
             schema = dereferenced(schema, root)
             if tuple(path[:1]) == ("monitors",) and path[2:] == ["config"]:
@@ -157,11 +159,7 @@ class Layers:
             name, default = match[1], match[2]
             if name is None:
                 return "$"
-            if (
-                name in self.environ
-                or default is not None
-                or name in MAY_BE_UNSET.get(tuple(map(str, path)), ())
-            ):
+            if name in self.environ or default is not None or name in MAY_BE_UNSET.get(path, ()):
                 return self.environ.get(name, default or "")
             fault = f"${{{name}}} is not set in the environment; set it, or write ${{{name}:-default}}"
             self.faults.append(f"{origin(path)}: {dotted(path)}: {fault}")

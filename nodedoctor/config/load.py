@@ -6,11 +6,12 @@ import socket
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from nodedoctor.config.layers import Layers, dotted, process_environment
-from nodedoctor.config.model import Config
+from nodedoctor.config.model import Config, Exporters, MonitorEntry
 from nodedoctor.config.rules import monitor_faults, rule_faults
 from nodedoctor.config.schema import schema_faults
 from nodedoctor.config.text import parse, read_document
@@ -18,6 +19,7 @@ from nodedoctor.errors import ConfigurationError
 
 SYSTEM_FILE = Path("/etc/node-doctor/config.yaml")
 DEFAULT = "embedded default"
+T = TypeVar("T")
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -68,19 +70,26 @@ def validated(layers: Layers) -> Loaded:
         ConfigurationError: with every fault that was found.
     """
     faults = list(schema_faults(layers.data, Config))
-    monitors = layers.data.get("monitors")
-    for index, entry in enumerate(monitors if isinstance(monitors, list) else ()):
+    listed = layers.data.get("monitors")
+    monitors = listed if isinstance(listed, list) else []
+    for index, entry in enumerate(monitors):
         faults += monitor_faults(entry, ("monitors", index))
     told = [*layers.faults, *(layers.told(fault) for fault in faults)]
-    # What does not fit the schema has no typed form; what fits together can be told for the rest alone.
-    try:
-        config = msgspec.convert(layers.data, Config)
-    except msgspec.ValidationError:
-        raise ConfigurationError(told) from None
-    told += [layers.told(fault) for fault in rule_faults(config)]
+    entries = {index: entry for index, raw in enumerate(monitors) if (entry := typed(raw, MonitorEntry))}
+    exporters = typed(layers.data.get("exporters", {}), Exporters) or Exporters()
+    told += [layers.told(fault) for fault in rule_faults(entries, exporters)]
     if told:
         raise ConfigurationError(list(dict.fromkeys(told)))
+    config = msgspec.convert(layers.data, Config)
     return Loaded(config, {dotted(path): origin for path, origin in layers.origins.items()})
+
+
+def typed(raw: object, kind: type[T]) -> T | None:
+    """`raw` as a `kind`, or None if it does not fit, which the schema's faults tell."""
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError:
+        return None
 
 
 def node_name(config: Config, environ: Mapping[str, str] | None = None) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from nodedoctor.config.model import Config, MonitorEntry
+from nodedoctor.config.model import Exporters, MonitorEntry
 from nodedoctor.config.schema import Fault, schema_faults
 from nodedoctor.duration import human, seconds
 from nodedoctor.errors import ConfigurationError
@@ -20,25 +19,30 @@ from nodedoctor.words import did_you_mean
 KUBELETS_OWN = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable")
 
 
-def rule_faults(config: Config) -> Iterator[Fault]:
-    """Yield everything that does not fit together in a configuration whose schema is kept."""
-    counts = Counter(entry.name for entry in config.monitors)
+Entries = dict[int, MonitorEntry]
+"""The monitors that can be understood, by their place in the list."""
+
+
+def rule_faults(entries: Entries, exporters: Exporters) -> Iterator[Fault]:
+    """Yield everything that does not fit together, in what can be understood of a configuration."""
+    taken: set[str] = set()
     owners: dict[str, str] = {}
-    for index, entry in enumerate(config.monitors):
+    for index, entry in entries.items():
         where = ("monitors", index)
-        if counts[entry.name] > 1 and [e.name for e in config.monitors].index(entry.name) != index:
+        if entry.name in taken:
             yield (*where, "name"), f"there is another monitor {entry.name!r}; names are unique"
+        taken.add(entry.name)
         if entry.name == "node-doctor":
             yield (*where, "name"), "this name is the agent's own"
-        yield from dependency_faults(config, index, entry)
-        found = entry_faults(entry, where)
+        yield from dependency_faults(entries, index, entry)
+        found = understood(entry)
         if found is None:
             continue
         kind, options = found
         yield from time_faults(entry, kind, where)
         yield from condition_faults(entry, kind, options, owners, where)
-    yield from cycle_faults(config)
-    yield from exporter_faults(config)
+    yield from cycle_faults(entries)
+    yield from exporter_faults(exporters)
 
 
 def monitor_faults(entry: Any, where: tuple[str | int, ...]) -> Iterator[Fault]:  # noqa: ANN401 - raw, from the file
@@ -117,9 +121,9 @@ def condition_faults(
             yield where, what
 
 
-def dependency_faults(config: Config, index: int, entry: MonitorEntry) -> Iterator[Fault]:
+def dependency_faults(entries: Entries, index: int, entry: MonitorEntry) -> Iterator[Fault]:
     """Dependencies exist and run."""
-    known = {other.name: other for other in config.monitors}
+    known = {other.name: other for other in entries.values()}
     for number, name in enumerate(entry.depends_on):
         where = ("monitors", index, "dependsOn", number)
         if name not in known:
@@ -128,11 +132,11 @@ def dependency_faults(config: Config, index: int, entry: MonitorEntry) -> Iterat
             yield where, f"the monitor {name!r} is disabled, so nothing is known of it"
 
 
-def cycle_faults(config: Config) -> Iterator[Fault]:
+def cycle_faults(entries: Entries) -> Iterator[Fault]:
     """No monitor depends on itself, at whatever distance."""
-    graph = {entry.name: entry.depends_on for entry in config.monitors}
+    graph = {entry.name: entry.depends_on for entry in entries.values()}
     told: set[str] = set()
-    for index, entry in enumerate(config.monitors):
+    for index, entry in entries.items():
         cycle = cycle_from(entry.name, graph)
         if cycle and not told & set(cycle):
             told |= set(cycle)
@@ -153,16 +157,16 @@ def cycle_from(start: str, graph: dict[str, tuple[str, ...]]) -> list[str]:
     return []
 
 
-def exporter_faults(config: Config) -> Iterator[Fault]:
+def exporter_faults(exporters: Exporters) -> Iterator[Fault]:
     """Exporters do not want the same port, and TLS has its files."""
-    http, prometheus = config.exporters.http, config.exporters.prometheus
+    http, prometheus = exporters.http, exporters.prometheus
     if http.enabled and prometheus.enabled and http.host_port == prometheus.port != 0:
         yield ("exporters", "prometheus", "port"), f"{prometheus.port} is exporters.http.hostPort already"
     if http.tls_enabled and not (http.tls_cert_file and http.tls_key_file):
         yield ("exporters", "http", "tlsEnabled"), "needs tlsCertFile and tlsKeyFile"
     if http.tls_client_ca_file and not http.tls_enabled:
         yield ("exporters", "http", "tlsClientCaFile"), "needs tlsEnabled: true"
-    for name, raw in config.exporters.plugins.items():
+    for name, raw in exporters.plugins.items():
         where = ("exporters", "plugins", name)
         try:
             kind = exporter_type(name)

@@ -62,16 +62,18 @@ def faults_of(error: ValidationError, base: PathOf) -> Iterator[Fault]:
     """What `error` says, as found and allowed."""
     path: PathOf = (*base, *error.absolute_path)
     found: Any = error.instance
+    schema: Any = error.schema
+    wanted: Any = error.validator_value
     match error.validator:
         case "additionalProperties":
-            known = error.schema.get("properties", {})
+            known = schema.get("properties", {})
             for key in sorted(set(found) - set(known)):
                 yield (
                     (*path, key),
                     f"unknown key; allowed: {', '.join(sorted(known))}{did_you_mean(str(key), known)}",
                 )
         case "required":
-            for key in sorted(set(error.validator_value) - set(found)):
+            for key in sorted(set(wanted) - set(found)):
                 yield path, f"the key {key!r} is missing"
         case "anyOf":
             # All our alternatives are "this or nothing", or two forms of one value: the nearest tells most.
@@ -79,7 +81,9 @@ def faults_of(error: ValidationError, base: PathOf) -> Iterator[Fault]:
                 :1
             ]
             alternatives = {
-                allowed_of(e.schema) for e in error.context or () if e.schema.get("type") != "null"
+                allowed_of(branch)
+                for branch in map(schema_seen, error.context or ())
+                if branch.get("type") != "null"
             }
             if len(alternatives) > 1 or all(e.validator == "type" for e in branches):
                 yield path, f"found {shown(found)}, allowed: {' or '.join(sorted(alternatives))}"
@@ -93,6 +97,12 @@ def faults_of(error: ValidationError, base: PathOf) -> Iterator[Fault]:
                 else ""
             )
             yield path, f"found {shown(found)}, allowed: {allowed_of(error.schema)}{suffix}"
+
+
+def schema_seen(error: ValidationError) -> Schema:
+    """The schema that was not kept."""
+    schema: Any = error.schema
+    return dict(schema)
 
 
 def allowed_of(schema: Schema) -> str:

@@ -147,7 +147,7 @@ class Composer:
         self.lines: dict[PathOf, int] = {}
         self.anchors: dict[str, Any] = {}
         self.values = 0
-        self.scalars = yaml.SafeLoader("")
+        self.scalars: Any = yaml.SafeLoader("")
 
     def compose(self, events: Iterator[Any]) -> Any:  # noqa: ANN401 - whatever the file holds
         """The one document of the stream."""
