@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,8 @@ from workers.privileges import die_with_parent, prefer_for_oom_kill
 
 RECYCLED = 75
 """Exit code of a worker that ends because it has grown; sysexits.h EX_TEMPFAIL: to be started again."""
-HIGHEST_SIGNAL = signal.NSIG - 1
+
+logger = logging.getLogger(__name__)
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -65,12 +67,20 @@ def become(place: Place, keep: Iterable[int] = (), oom_points: int = 300) -> Non
     setproctitle(f"node-doctor: {place.name}")
     log.become(place.name)
     prefer_for_oom_kill(oom_points)
+    threading.excepthook = end_with_thread
 
 
 def end(_number: int, _frame: FrameType | None) -> NoReturn:
     """Leave whatever runs, through its `finally` blocks."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(0)
+
+
+def end_with_thread(args: threading.ExceptHookArgs) -> NoReturn:
+    """A thread that ended unforeseen leaves a process that looks alive: end it, and be replaced."""
+    exception = args.exc_value or args.exc_type()
+    logger.error("a thread ended by %s", args.exc_type.__name__, exc_info=exception)
+    os._exit(1)
 
 
 def close_descriptors(keep: Iterable[int]) -> None:
@@ -106,6 +116,3 @@ def container_limit(root: Path = Path("/sys/fs/cgroup")) -> int | None:
         if text.isdigit() and int(text) < 1 << 60:
             return int(text)
     return None
-
-
-logger = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ def config() -> None:
 @configuration
 @click.option("--origin", is_flag=True, help="Say for each value which layer set it.")
 def show(files: tuple[Path, ...], flags: tuple[str, ...], *, origin: bool) -> None:
-    """Print the effective configuration, secrets redacted.
+    r"""Print the effective configuration, secrets redacted.
 
     \b
     Examples:
@@ -44,18 +44,12 @@ def show(files: tuple[Path, ...], flags: tuple[str, ...], *, origin: bool) -> No
         click.echo(yaml.safe_dump(values, sort_keys=False), nl=False)
         return
     for path, value in leaves(values, ()):
-        where = next(
-            (
-                loaded.origins[dotted(path[:n])]
-                for n in range(len(path), 0, -1)
-                if dotted(path[:n]) in loaded.origins
-            ),
-            "",
-        )
-        known = dotted(path) in loaded.origins
-        click.echo(
-            f"{dotted(path)}: {yaml_value(value)}  # {where if known or '[' in dotted(path) and where else 'built-in default'}"
-        )
+        click.echo(f"{dotted(path)}: {yaml_value(value)}  # {origin_of(path, loaded.origins)}")
+
+
+def origin_of(path: PathOf, origins: dict[str, str]) -> str:
+    """Which layer set the value at `path`; nobody set what has only the default of its class."""
+    return origins.get(dotted(path), "built-in default")
 
 
 def redacted(value: Any, key: str = "") -> Any:  # noqa: ANN401 - any part of the configuration

@@ -20,7 +20,7 @@ from nodedoctor.registry import MONITORS, monitor_type, names
 @click.argument("kind", metavar="[TYPE]", required=False)
 @output
 def monitors(kind: str | None, form: str) -> None:
-    """List monitor types; for one type its options, conditions, metrics and events.
+    r"""List monitor types; for one type its options, conditions, metrics and events.
 
     \b
     Examples:
@@ -71,7 +71,7 @@ def options_of(
     texts = described(kind) if kind else {}
     found = []
     for name, option in here.get("properties", {}).items():
-        entry = {
+        entry: dict[str, Any] = {
             "name": f"{prefix}{name}",
             "allowed": allowed(option, definitions),
             "description": texts.get(name, ""),
@@ -124,11 +124,11 @@ def as_text(description: dict[str, Any]) -> str:
     if rows:
         parts += ["", table(("OPTION", "TAKES", "DEFAULT", ""), rows)]
     if description["conditions"]:
-        rows = [(c["type"], c["reason"], c["okReason"]) for c in description["conditions"]]
-        parts += ["", table(("CONDITION", "REASON", "REASON WHEN FINE"), rows)]
+        conditions = [(c["type"], c["reason"], c["okReason"]) for c in description["conditions"]]
+        parts += ["", table(("CONDITION", "REASON", "REASON WHEN FINE"), conditions)]
     if description["metrics"]:
-        rows = [(m["name"], m["kind"], ",".join(m["labels"]), m["help"]) for m in description["metrics"]]
-        parts += ["", table(("METRIC", "KIND", "LABELS", ""), rows)]
+        metrics = [(m["name"], m["kind"], ",".join(m["labels"]), m["help"]) for m in description["metrics"]]
+        parts += ["", table(("METRIC", "KIND", "LABELS", ""), metrics)]
     if description["events"]:
         parts += ["", f"Events: {', '.join(description['events'])}"]
     return "\n".join(parts)

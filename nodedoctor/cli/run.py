@@ -34,7 +34,7 @@ def run(
     run_dir: Path | None,
     state_dir: Path | None,
 ) -> None:
-    """Start the agent in the foreground.
+    r"""Start the agent in the foreground.
 
     SIGTERM and SIGINT stop it within 10 s; SIGUSR1 logs the state of every worker.
 

@@ -13,7 +13,7 @@ from nodedoctor.config.load import load
 @click.command()
 @click.argument("files", nargs=-1, type=FILE)
 def validate(files: tuple[Path, ...]) -> None:
-    """Check configuration files, together, as `run` would load them; print every fault.
+    r"""Check configuration files, together, as `run` would load them; print every fault.
 
     \b
     Examples:

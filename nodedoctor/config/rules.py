@@ -77,9 +77,7 @@ def steps(option: str) -> Iterator[str | int]:
         yield int(part.strip("[]")) if part.startswith("[") else part
 
 
-def entry_faults(
-    entry: MonitorEntry, _where: tuple[str | int, ...]
-) -> tuple[type[Monitor[Any]], Options] | None:
+def understood(entry: MonitorEntry) -> tuple[type[Monitor[Any]], Options] | None:
     """The class and options of `entry`, or None if they are faulty, which `monitor_faults` tells."""
     if next(monitor_faults(msgspec.to_builtins(entry), ()), None):
         return None

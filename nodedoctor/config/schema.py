@@ -91,12 +91,8 @@ def faults_of(error: ValidationError, base: PathOf) -> Iterator[Fault]:
                 for branch in branches:
                     yield from faults_of(branch, base)
         case _:
-            suffix = (
-                did_you_mean(found, error.schema["enum"])
-                if error.validator == "enum" and isinstance(found, str)
-                else ""
-            )
-            yield path, f"found {shown(found)}, allowed: {allowed_of(error.schema)}{suffix}"
+            near = did_you_mean(found, wanted) if error.validator == "enum" and isinstance(found, str) else ""
+            yield path, f"found {shown(found)}, allowed: {allowed_of(schema)}{near}"
 
 
 def schema_seen(error: ValidationError) -> Schema:

@@ -126,7 +126,7 @@ def families(state: BrokerState, workers: tuple[WorkerView, ...], queued: int) -
     yield gauge(
         "worker_up",
         "Whether a worker runs",
-        (Sample({"worker": w.name}, w.state in running) for w in workers),
+        (Sample({"worker": w.name}, float(w.state in running)) for w in workers),
     )
     restarts: dict[Labels, float] = {
         (w.name, reason): float(n) for w in workers for reason, n in w.restarts.items()
@@ -135,7 +135,7 @@ def families(state: BrokerState, workers: tuple[WorkerView, ...], queued: int) -
     yield gauge(
         "worker_stuck",
         "Processes that survived SIGKILL",
-        (Sample({"worker": w.name}, w.stuck) for w in workers),
+        (Sample({"worker": w.name}, float(w.stuck)) for w in workers),
     )
     memory = [(w.name, w.memory_bytes) for w in workers]
     yield gauge(
@@ -159,7 +159,7 @@ def condition_samples(state: BrokerState) -> Iterator[Sample]:
     """Three series for each condition, one of them 1."""
     for held in state.held.values():
         for status in ConditionStatus:
-            yield Sample({"type": held.kind, "status": status}, held.view.status is status)
+            yield Sample({"type": held.kind, "status": status}, float(held.view.status is status))
 
 
 def monitors_own(state: BrokerState) -> Iterator[Family]:
