@@ -45,7 +45,7 @@ class Policy(msgspec.Struct, frozen=True):
     grace: float = 0.5
     unkillable: float = 1.0
     most_stuck: int = 3
-    stopping: tuple[float, float, float] = (3.0, 3.0, 1.5)
+    stopping: tuple[float, float, float] = (2.5, 2.5, 1.0)
 
 
 class Start(msgspec.Struct, frozen=True):

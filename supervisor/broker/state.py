@@ -50,7 +50,6 @@ class MonitorData:
         self.generation = 0
         self.checks = 0
         self.last_check: datetime | None = None
-        self.last_number = 0
         self.last_duration: float | None = None
         self.result = Result.UNKNOWN
         self.failing: Condition | None = None
@@ -114,8 +113,7 @@ class BrokerState:
         if status.generation < data.generation:
             self.counters.fenced[status.source,] += 1
             return []
-        known = status.generation == data.generation and status.check <= data.last_number
-        data.generation, data.last_number = status.generation, status.check
+        data.generation = status.generation
         data.last_check, data.last_duration, data.result = status.timestamp, status.duration, status.result
         self.agent_changed |= data.trouble is not None
         data.trouble = None
@@ -123,11 +121,7 @@ class BrokerState:
         data.memory, data.cpu = status.memory or data.memory, status.cpu or data.cpu
         if not status.repeated:
             self.count(data, status)
-        messages = (
-            []
-            if known
-            else [message for event in status.events for message in self.on_event(data.spec.name, event)]
-        )
+        messages = [message for event in status.events for message in self.on_event(data.spec.name, event)]
         for condition in status.conditions:
             if condition.type == "MonitorFailing":
                 self.agent_changed |= data.failing is None or data.failing.message != condition.message
@@ -152,8 +146,10 @@ class BrokerState:
             )
 
     def on_event(self, monitor: str, event: Event) -> Iterator[Message]:
-        """Something happened: count it, keep it, tell it."""
+        """Something happened: count it, keep it, tell it; what is told again by a restarted worker is known."""
         record = EventRecord.of(monitor, event)
+        if record in self.events:
+            return
         self.counters.events[monitor, event.severity, event.reason] += 1
         self.events.append(record)
         yield f"event.{monitor}", record
@@ -175,8 +171,7 @@ class BrokerState:
         self, data: MonitorData, before: WorkerRecord | None, record: WorkerRecord
     ) -> None:
         """What a change of its process means for a monitor: checks that never ended, statuses to refuse."""
-        if record.generation > data.generation:
-            data.generation, data.last_number = record.generation, 0
+        data.generation = max(data.generation, record.generation)
         for reason, result, trouble in (
             ("hang", Result.TIMEOUT, MonitorState.HUNG),
             ("crash", Result.CRASH, MonitorState.CRASHED),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +13,30 @@ from nodedoctor.monitor import ConditionType, Gauge, Host, Monitor, Observation,
 from nodedoctor.types import Severity
 
 OVERLOADED = ConditionType(
-    "CPUOverloaded", reason="CPUBusy", ok_reason="CPUHasCapacity", warning_reason="CPUGettingBusy"
+    "CPUOverloaded",
+    reason="CPUBusy",
+    ok_reason="CPUHasCapacity",
+    severity=Severity.WARNING,
+    warning_reason="CPUGettingBusy",
 )
 STOLEN = ConditionType(
     "CPUStealHigh", reason="HypervisorTakesTime", ok_reason="CPUNotStolen", severity=Severity.WARNING
 )
 THROTTLED = ConditionType(
-    "CPUThrottled", reason="ThermalThrottling", ok_reason="NoThermalThrottling", severity=Severity.WARNING
+    "CPUThermalThrottled",
+    reason="ThermalThrottling",
+    ok_reason="NoThermalThrottling",
+    severity=Severity.WARNING,
 )
 UTILIZATION = Gauge("cpu_utilization_ratio", "Share of CPU time in use between two checks")
 STEAL = Gauge("cpu_steal_ratio", "Share of CPU time that the hypervisor took for others")
-LOAD = Gauge("cpu_load_per_core", "Load average divided by the number of processors", ("minutes",))
-THROTTLES = counter("cpu_thermal_throttles_total", "Thermal throttling events of all processors since boot")
+ONLINE = Gauge("cpu_online_processors", "Processors that are online")
+LOAD = Gauge("cpu_load_per_core", "Load average divided by the number of online processors", ("minutes",))
+THROTTLES = counter(
+    "cpu_throttles_total",
+    "Thermal throttling events since boot, as all online processors count them",
+    ("scope",),
+)
 FIRST_SAMPLE = 0.2
 """Seconds over which the first check measures; later ones measure since the check before."""
 
@@ -41,7 +54,9 @@ class CpuOptions(Options, frozen=True):
     """5-minute load per processor that is a problem; none: load is only measured."""
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        """The warning comes before the problem."""
+        """The warning comes before the problem, and there is a load that is none."""
+        if self.load_per_core_threshold is not None and self.load_per_core_threshold <= 0:
+            yield "loadPerCoreThreshold", f"found {self.load_per_core_threshold:g}, allowed: more than 0"
         if self.warning_threshold >= self.critical_threshold:
             allowed = f"must be below criticalThreshold ({self.critical_threshold:g})"
             yield "warningThreshold", f"found {self.warning_threshold:g}, {allowed}"
@@ -52,43 +67,54 @@ class Times(msgspec.Struct, frozen=True):
 
     busy: int
     stolen: int
-    total: int
+    idle: int
+
+    @property
+    def total(self) -> int:
+        """All the time that the kernel has accounted for."""
+        return self.busy + self.stolen + self.idle
 
 
 class CpuMonitor(Monitor[CpuOptions]):
-    """Compares CPU utilisation, steal and load with thresholds, and counts thermal throttling.
+    """Compares CPU utilisation, steal and load with thresholds, and notices thermal throttling.
 
-    Reads /proc/stat, /proc/loadavg (proc(5)) and /sys/devices/system/cpu/cpu*/thermal_throttle (absent on virtual
-    machines and other architectures: nothing is throttled then, as far as the node can know).
+    Reads /proc/stat (proc_stat(5)), /proc/loadavg (proc_loadavg(5)) and the throttle counters of
+    Documentation/ABI/testing/sysfs-devices-system-cpu, which count since boot: only growth between two checks is a
+    problem. Virtual machines and other architectures have none; as far as such a node can know, it is not throttled.
     """
 
     kind, options_type = "cpu-health-check", CpuOptions
     conditions = (OVERLOADED, STOLEN, THROTTLED)
-    metrics = (UTILIZATION, STEAL, LOAD, THROTTLES)
+    metrics = (UTILIZATION, STEAL, ONLINE, LOAD, THROTTLES)
     timeout = 5.0
 
     def __init__(self, name: str, options: CpuOptions, host: Host | None = None) -> None:
         super().__init__(name, options, host)
         self.before: Times | None = None
-        self.throttles: int | None = None
+        self.throttles: dict[Path, int] = {}
 
     def check(self) -> Iterator[Observation]:
         """Look at what happened since the last check."""
-        yield from self.check_times()
-        yield from self.check_load()
+        stat = self.stat()
+        yield from self.check_times(cpu_times(stat))
+        yield from self.check_load(online(stat))
         yield from self.check_throttling()
 
-    def check_times(self) -> Iterator[Observation]:
+    def stat(self) -> str:
+        """The text of /proc/stat."""
+        return (self.host.proc / "stat").read_text()
+
+    def check_times(self, now: Times) -> Iterator[Observation]:
         """Utilisation and steal."""
-        before = self.before
-        if before is None:
-            before = cpu_times((self.host.proc / "stat").read_text())
-            time.sleep(FIRST_SAMPLE)
-        self.before = now = cpu_times((self.host.proc / "stat").read_text())
-        busy, stolen = shares(before, now)
-        limit, warning = self.options.critical_threshold, self.options.warning_threshold
+        measured = self.measured(now)
+        if measured is None:
+            for condition in (OVERLOADED, STOLEN):
+                yield condition.unknown("the times in /proc/stat stand still", "NoCPUTimes")
+            return
+        busy, stolen = measured
         yield UTILIZATION(busy)
         yield STEAL(stolen)
+        limit, warning = self.options.critical_threshold, self.options.warning_threshold
         if busy * 100 >= limit:
             yield OVERLOADED.when(True, f"the processors are busier than {limit:g} %")
         else:
@@ -96,9 +122,19 @@ class CpuMonitor(Monitor[CpuOptions]):
         steal = self.options.steal_threshold
         yield STOLEN.when(stolen * 100 >= steal, f"the hypervisor takes more than {steal:g} % of the time")
 
-    def check_load(self) -> Iterator[Observation]:
+    def measured(self, now: Times) -> tuple[float, float] | None:
+        """Shares of time in use and stolen since the last check, else over a short sample; None without any."""
+        found = shares(self.before, now) if self.before else None
+        if found is None:
+            time.sleep(FIRST_SAMPLE)
+            first, now = now, cpu_times(self.stat())
+            found = shares(first, now)
+        self.before = now
+        return found
+
+    def check_load(self, cores: int) -> Iterator[Observation]:
         """Load per processor that is online."""
-        cores = online((self.host.proc / "stat").read_text())
+        yield ONLINE(cores)
         loads = [float(word) / cores for word in (self.host.proc / "loadavg").read_text().split()[:3]]
         for minutes, load in zip(("1", "5", "15"), loads, strict=True):
             yield LOAD(load, minutes=minutes)
@@ -108,30 +144,35 @@ class CpuMonitor(Monitor[CpuOptions]):
 
     def check_throttling(self) -> Iterator[Observation]:
         """Whether a processor was throttled since the last check."""
-        count = throttle_count(self.host.sys)
-        before, self.throttles = self.throttles, count
-        if count is not None:
-            yield THROTTLES(count)
-        throttled = count is not None and before is not None and count > before
+        before, self.throttles = self.throttles, throttle_counts(self.host.sys)
+        for scope in ("core", "package"):
+            counts = [n for path, n in self.throttles.items() if path.name == f"{scope}_throttle_count"]
+            if counts:
+                yield THROTTLES(sum(counts), scope=scope)
+        # Compared one by one: a processor that comes online brings its old count along, which is no throttling.
+        throttled = any(count > before.get(path, count) for path, count in self.throttles.items())
         yield THROTTLED.when(throttled, "processors were slowed down because they are too hot")
 
 
 def cpu_times(stat: str) -> Times:
     """The times in the text of /proc/stat. Guest time is part of user time already; waiting for I/O is idle."""
-    user, nice, system, idle, iowait, irq, softirq, steal = (
-        int(word) for word in stat.split(maxsplit=9)[1:9]
-    )
-    busy = user + nice + system + irq + softirq
-    return Times(busy=busy, stolen=steal, total=busy + idle + iowait + steal)
+    words = stat.partition("\n")[0].split()
+    user, nice, system, idle, iowait, irq, softirq, steal = (int(word) for word in words[1:9])
+    return Times(busy=user + nice + system + irq + softirq, stolen=steal, idle=idle + iowait)
 
 
-def shares(before: Times, now: Times) -> tuple[float, float]:
-    """Shares of time in use and stolen between two readings, 0 to 1. Counters that went backwards count as still."""
-    total = max(now.total - before.total, 1)
-    return (
-        min(1.0, max(0.0, (now.busy - before.busy) / total)),
-        min(1.0, max(0.0, (now.stolen - before.stolen) / total)),
-    )
+def shares(before: Times, now: Times) -> tuple[float, float] | None:
+    """Shares of time in use and stolen between two readings, 0 to 1.
+
+    None if no time was accounted for, or less than before: a machine that was restored elsewhere counts anew.
+    A single counter may fall, as the time waited for I/O does (proc_stat(5)); it counts as still then.
+    """
+    if now.total <= before.total:
+        return None
+    busy = max(0, now.busy - before.busy)
+    stolen = max(0, now.stolen - before.stolen)
+    total = busy + stolen + max(0, now.idle - before.idle)
+    return busy / total, stolen / total
 
 
 def online(stat: str) -> int:
@@ -139,10 +180,11 @@ def online(stat: str) -> int:
     return max(1, sum(line.startswith("cpu") and line[3:4].isdigit() for line in stat.splitlines()))
 
 
-def throttle_count(sys: Path) -> int | None:
-    """Thermal throttling events of all cores, or None where the processor does not tell."""
-    counts = [
-        int(path.read_text())
-        for path in sys.glob("devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count")
-    ]
-    return sum(counts) if counts else None
+def throttle_counts(sys: Path) -> dict[Path, int]:
+    """Thermal throttling events by counter; empty where the processors do not tell."""
+    counts = {}
+    for path in sys.glob("devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count"):
+        # A processor that goes offline takes its folder away between the listing and the reading.
+        with contextlib.suppress(FileNotFoundError):
+            counts[path] = int(path.read_text())
+    return counts

@@ -17,20 +17,23 @@ INODES_LOW = ConditionType(
     "DiskInodesLow", reason="InodesAlmostUsedUp", ok_reason="DiskHasInodes", warning_reason="InodesRunningOut"
 )
 READ_ONLY = ConditionType("DiskReadOnly", reason="FilesystemIsReadOnly", ok_reason="FilesystemsWritable")
+MISSING = ConditionType("DiskPathMissing", reason="NothingThere", ok_reason="RequiredPathsExist")
 SIZE = Gauge("disk_size_bytes", "Size of the file system", ("path",))
-FREE = Gauge("disk_available_bytes", "What users without privileges can still write", ("path",))
+FREE = Gauge("disk_free_bytes", "What users without privileges can still write", ("path",))
 USED = Gauge("disk_used_ratio", "Share of the file system in use, as df(1) counts it", ("path",))
 INODES = Gauge(
     "disk_inodes_used_ratio", "Share of the inodes in use; absent where they are not counted", ("path",)
 )
-WRITABLE = Gauge("disk_writable", "1 if the file system is mounted for writing", ("path",))
-READ_ONLY_BY_NATURE = {"squashfs", "iso9660", "erofs", "cramfs", "udf"}
+CLOSED = Gauge("disk_read_only", "1 if nothing can be written there, for whatever reason", ("path",))
+READ_ONLY_BY_NATURE = {"squashfs", "iso9660", "erofs", "cramfs", "romfs", "udf", "overlay"}
+"""These close themselves whatever the mount asks for: overlay does so without an upper folder, and only then."""
 
 
 class DiskPath(Options, frozen=True):
     """One file system, by any path on it."""
 
     path: str
+    """An absolute path; one that is not there is left out."""
     warning_threshold: Percent = 85
     """Percent of the space in use at which to warn."""
     critical_threshold: Percent = 95
@@ -40,106 +43,139 @@ class DiskPath(Options, frozen=True):
     inode_critical_threshold: Percent = 95
     """Percent of the inodes in use that is a problem."""
     required: bool = False
-    """Whether it is a problem when nothing is there; otherwise such a path is left out."""
+    """Whether it is a problem when nothing is there (condition DiskPathMissing)."""
+    writable: bool = False
+    """Whether it is a problem when it is read-only at all, even if it was mounted so."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """An absolute path, the warning before the problem."""
+        if not self.path.startswith("/"):
+            yield "path", f"found {self.path!r}, allowed: an absolute path"
+        if self.warning_threshold >= self.critical_threshold:
+            allowed = f"must be below criticalThreshold ({self.critical_threshold:g})"
+            yield "warningThreshold", f"found {self.warning_threshold:g}, {allowed}"
+        if self.inode_warning_threshold >= self.inode_critical_threshold:
+            allowed = f"must be below inodeCriticalThreshold ({self.inode_critical_threshold:g})"
+            yield "inodeWarningThreshold", f"found {self.inode_warning_threshold:g}, {allowed}"
 
 
 class DiskOptions(Options, frozen=True):
     """Which file systems to watch."""
 
     paths: tuple[DiskPath, ...] = (DiskPath("/"),)
+    """The paths, at least one and each once."""
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        """Absolute paths, each once, the warning before the problem."""
+        """What is wrong with each path."""
+        if not self.paths:
+            yield "paths", "found none, allowed: at least one path"
         seen = set()
         for index, disk in enumerate(self.paths):
-            where = f"paths[{index}]"
-            if not disk.path.startswith("/"):
-                yield f"{where}.path", f"found {disk.path!r}, allowed: an absolute path"
+            for option, what in disk.faults():
+                yield f"paths[{index}].{option}", what
             if disk.path in seen:
-                yield f"{where}.path", f"{disk.path!r} stands in the list already"
+                yield f"paths[{index}].path", f"{disk.path!r} stands in the list already"
             seen.add(disk.path)
-            pairs = (
-                ("warningThreshold", disk.warning_threshold, "criticalThreshold", disk.critical_threshold),
-                (
-                    "inodeWarningThreshold",
-                    disk.inode_warning_threshold,
-                    "inodeCriticalThreshold",
-                    disk.inode_critical_threshold,
-                ),
-            )
-            for first, warning, second, critical in pairs:
-                if warning >= critical:
-                    yield f"{where}.{first}", f"found {warning:g}, must be below {second} ({critical:g})"
 
 
 class Mount(msgspec.Struct, frozen=True):
-    """One line of mountinfo: where, what, with which options of the mount and of the file system."""
+    """One line of mountinfo: its number, the file system's device, where, what, and the options of both."""
 
+    number: int
+    device: str
     point: str
     filesystem: str
     options: frozenset[str]
     super_options: frozenset[str]
 
     @property
+    def closed(self) -> bool:
+        """Whether the file system itself refuses writes.
+
+        After an error ext4 says `ro`, since Linux 6.15 `emergency_ro` (in 6.12 to 6.14 neither: the kernel's log
+        tells).
+        """
+        return not self.super_options.isdisjoint({"ro", "emergency_ro"})
+
+    @property
     def read_only(self) -> bool:
         """Whether nothing can be written there, for whatever reason."""
-        return "ro" in self.options or not self.super_options.isdisjoint({"ro", "emergency_ro"})
+        return self.closed or "ro" in self.options
 
     @property
     def failed(self) -> bool:
         """Whether the kernel refuses writes to what was mounted for them.
 
-        After an error ext4 and others show `ro`, since Linux 6.16 `emergency_ro`, among the options of the file
-        system, while the mount keeps its `rw`. Who mounts or remounts read-only on purpose changes the mount's own
-        option too (a bind mount into a container: only that one).
+        After an error the kernel closes the file system and leaves the mount's own option as it was. A person who
+        mounts or remounts read-only sets both; a read-only bind mount has only its own; mount(8).
         """
         if self.filesystem in READ_ONLY_BY_NATURE:
             return False
-        return "emergency_ro" in self.super_options or (
-            "ro" in self.super_options and "ro" not in self.options
-        )
+        return "emergency_ro" in self.super_options or (self.closed and "ro" not in self.options)
 
 
 class DiskMonitor(Monitor[DiskOptions]):
-    """Compares used space and inodes of each file system with thresholds, and finds those that turned read-only.
+    """Compares used space and inodes of each file system with thresholds, and finds those that became read-only.
 
-    Reads statvfs(3) and the mount table of PID 1, which is the host's (proc_pid_mountinfo(5)). A path on a dead
-    network mount blocks this process alone: its deadline passes and the supervisor replaces it.
+    Reads statvfs(3) and the mount table of PID 1, which is the host's (proc_pid_mountinfo(5)). A file system that
+    was read-only when it was first seen was meant so, unless the mount says otherwise; see `Mount.failed`.
+    A path on a dead network mount blocks this process alone: its deadline passes and the supervisor replaces it.
     """
 
     kind, options_type = "disk-health-check", DiskOptions
-    conditions = (SPACE_LOW, INODES_LOW, READ_ONLY)
-    metrics = (SIZE, FREE, USED, INODES, WRITABLE)
+    conditions = (SPACE_LOW, INODES_LOW, READ_ONLY, MISSING)
+    metrics = (SIZE, FREE, USED, INODES, CLOSED)
+    # A path may lie in a folder that is closed to everybody but its owner.
+    capabilities = ("CAP_DAC_READ_SEARCH",)
     interval = 60.0
 
     def __init__(self, name: str, options: DiskOptions, host: Host | None = None) -> None:
         super().__init__(name, options, host)
-        self.seen_writable: set[str] = set()
+        self.seen_open: set[tuple[int, str]] = set()
+
+    @classmethod
+    def conditions_of(cls, name: str, options: DiskOptions) -> tuple[ConditionType, ...]:  # noqa: ARG003 - any name
+        """DiskPathMissing is only reported when a path is required."""
+        required = any(disk.required for disk in options.paths)
+        return tuple(condition for condition in cls.conditions if required or condition is not MISSING)
 
     def check(self) -> Iterator[Observation]:
-        """Look at each path. With no path there at all, nothing can be low."""
+        """Look at each path. What is said of none of them, such as inodes on btrfs, is fine."""
         mounts = mount_table(self.host.proc)
-        for condition in self.conditions:
+        self.seen_open &= {(mount.number, mount.device) for mount in mounts}
+        for condition in self.conditions_of(self.name, self.options):
             yield condition.when(False, "")
         for disk in self.options.paths:
-            try:
-                filesystem = os.statvfs(disk.path)
-            except FileNotFoundError:
-                yield SPACE_LOW.when(disk.required, f"{disk.path} is missing", "PathMissing")
-                continue
+            yield from self.check_path(disk, mounts)
+
+    def check_path(self, disk: DiskPath, mounts: list[Mount]) -> Iterator[Observation]:
+        """Look at one path. One that can't be looked at is no reason to leave out the others."""
+        try:
+            filesystem = os.statvfs(disk.path)
+        except (FileNotFoundError, NotADirectoryError):
+            if disk.required:
+                yield MISSING.when(True, f"{disk.path} does not exist")
+        except OSError as error:
+            reason = "PermissionDenied" if isinstance(error, PermissionError) else "FilesystemDoesNotAnswer"
+            for condition in (SPACE_LOW, INODES_LOW, READ_ONLY):
+                yield condition.unknown(f"{disk.path}: {error.strerror}", reason)
+        else:
             yield from space(disk, filesystem)
             yield from inodes(disk, filesystem)
-            yield from self.writable(disk, mount_of(disk.path, mounts))
+            yield from self.check_mount(disk, mount_of(disk.path, mounts))
 
-    def writable(self, disk: DiskPath, mount: Mount | None) -> Iterator[Observation]:
-        """What is said of the mount on which `disk` lies; nothing if the table does not have it."""
+    def check_mount(self, disk: DiskPath, mount: Mount | None) -> Iterator[Observation]:
+        """Whether the mount on which `disk` lies can't be written although it should be."""
         if mount is None:
+            yield READ_ONLY.unknown(f"{disk.path} is on no mount of /proc/1/mountinfo", "NoMountTable")
             return
-        if not mount.read_only:
-            self.seen_writable.add(mount.point)
-        turned = mount.read_only and mount.point in self.seen_writable
-        yield WRITABLE(float(not mount.read_only), path=disk.path)
-        yield READ_ONLY.when(mount.failed or turned, f"{disk.path} has turned read-only")
+        key = (mount.number, mount.device)
+        if not mount.closed:
+            self.seen_open.add(key)
+        turned = mount.closed and key in self.seen_open
+        unwanted = mount.read_only and disk.writable
+        yield CLOSED(float(mount.read_only), path=disk.path)
+        yield READ_ONLY.when(mount.failed or turned or unwanted, f"{disk.path} is read-only")
 
 
 def space(disk: DiskPath, filesystem: os.statvfs_result) -> Iterator[Observation]:
@@ -148,11 +184,11 @@ def space(disk: DiskPath, filesystem: os.statvfs_result) -> Iterator[Observation
     yield SIZE(filesystem.f_blocks * filesystem.f_frsize, path=disk.path)
     yield FREE(filesystem.f_bavail * filesystem.f_frsize, path=disk.path)
     yield USED(used / 100, path=disk.path)
-    if used >= disk.critical_threshold:
-        yield SPACE_LOW.when(True, f"{disk.path} is fuller than {disk.critical_threshold:g} %")
+    limit, warning = disk.critical_threshold, disk.warning_threshold
+    if used >= limit:
+        yield SPACE_LOW.when(True, f"{disk.path} is fuller than {limit:g} %")
     else:
-        passed = used >= disk.warning_threshold
-        yield SPACE_LOW.warn_when(passed, f"{disk.path} is fuller than {disk.warning_threshold:g} %")
+        yield SPACE_LOW.warn_when(used >= warning, f"{disk.path} is fuller than {warning:g} %")
 
 
 def inodes(disk: DiskPath, filesystem: os.statvfs_result) -> Iterator[Observation]:
@@ -161,14 +197,12 @@ def inodes(disk: DiskPath, filesystem: os.statvfs_result) -> Iterator[Observatio
         return
     used = 100 * (filesystem.f_files - filesystem.f_ffree) / filesystem.f_files
     yield INODES(used / 100, path=disk.path)
-    if used >= disk.inode_critical_threshold:
-        yield INODES_LOW.when(
-            True, f"more than {disk.inode_critical_threshold:g} % of the inodes of {disk.path} are used"
-        )
+    limit, warning = disk.inode_critical_threshold, disk.inode_warning_threshold
+    if used >= limit:
+        yield INODES_LOW.when(True, f"more than {limit:g} % of the inodes of {disk.path} are used")
     else:
-        passed = used >= disk.inode_warning_threshold
-        text = f"more than {disk.inode_warning_threshold:g} % of the inodes of {disk.path} are used"
-        yield INODES_LOW.warn_when(passed, text)
+        text = f"more than {warning:g} % of the inodes of {disk.path} are used"
+        yield INODES_LOW.warn_when(used >= warning, text)
 
 
 def used_percent(filesystem: os.statvfs_result) -> float:
@@ -178,25 +212,30 @@ def used_percent(filesystem: os.statvfs_result) -> float:
 
 
 def mount_table(proc: Path) -> list[Mount]:
-    """The host's mounts, or this process's where PID 1 may not be looked at."""
+    """The host's mounts, or this process's where PID 1 may not be looked at; empty without either."""
     for pid in ("1", "self"):
         try:
             text = (proc / pid / "mountinfo").read_text(errors="surrogateescape")
         except (PermissionError, FileNotFoundError):
             continue
-        return [parse_mount(line) for line in text.splitlines()]
+        # A name may hold what splitlines() takes for the end of a line; only a real newline is escaped.
+        return [parse_mount(line) for line in text.split("\n") if line]
     return []
 
 
 def parse_mount(line: str) -> Mount:
-    """One line of mountinfo; its path has blanks as octal escapes."""
+    """One line of mountinfo; its path has blanks as octal escapes, its source may be empty."""
     left, right = line.split(" - ", 1)
-    point, options = left.split()[4:6]
-    filesystem, _, *super_options = right.split()
+    number, _, device, _, point, options = left.split(" ")[:6]
+    filesystem, _, super_options = right.split(" ", 2)
     path = point.encode(errors="surrogateescape").decode("unicode_escape").encode("latin-1")
-    shown = path.decode(errors="surrogateescape")
     return Mount(
-        shown, filesystem, frozenset(options.split(",")), frozenset(",".join(super_options).split(","))
+        number=int(number),
+        device=device,
+        point=path.decode(errors="surrogateescape"),
+        filesystem=filesystem,
+        options=frozenset(options.split(",")),
+        super_options=frozenset(super_options.split(",")),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nodedoctor.errors import Undetermined
 from nodedoctor.monitor import ConditionType, Gauge, Monitor, Observation, Options, Percent
 from nodedoctor.types import Severity
 
@@ -13,14 +14,15 @@ LOW = ConditionType(
     ok_reason="MemoryAvailable",
     warning_reason="MemoryGettingLow",
 )
-SWAP_USED = ConditionType(
+SWAP_HIGH = ConditionType(
     "SwapUsedHigh", reason="SwapAlmostFull", ok_reason="SwapHasSpace", severity=Severity.WARNING
 )
 SIZE = Gauge("memory_size_bytes", "Memory that the kernel manages")
 AVAILABLE = Gauge("memory_available_bytes", "Memory that new processes can have without swapping")
 USED = Gauge("memory_used_ratio", "Share of memory that is not available")
 SWAP_SIZE = Gauge("swap_size_bytes", "Size of all swap areas")
-SWAP_USED_RATIO = Gauge("swap_used_ratio", "Share of swap in use; 0 without swap")
+SWAP_FREE = Gauge("swap_free_bytes", "Swap that is not in use")
+SWAP_USED = Gauge("swap_used_ratio", "Share of swap in use; 0 without swap")
 
 
 class MemoryOptions(Options, frozen=True):
@@ -41,18 +43,30 @@ class MemoryOptions(Options, frozen=True):
 
 
 class MemoryMonitor(Monitor[MemoryOptions]):
-    """Compares what is available with thresholds; reads /proc/meminfo (proc_meminfo(5))."""
+    """Compares memory that is not available, and swap in use, with thresholds.
+
+    Reads /proc/meminfo (proc_meminfo(5)). Caches that the kernel can drop are available; those that it does not
+    know as such (the ARC of ZFS) are not.
+    """
 
     kind, options_type = "memory-health-check", MemoryOptions
-    conditions = (LOW, SWAP_USED)
-    metrics = (SIZE, AVAILABLE, USED, SWAP_SIZE, SWAP_USED_RATIO)
+    conditions = (LOW, SWAP_HIGH)
+    metrics = (SIZE, AVAILABLE, USED, SWAP_SIZE, SWAP_FREE, SWAP_USED)
     timeout = 5.0
 
     def check(self) -> Iterator[Observation]:
-        """Look at memory, then at swap."""
+        """Look at swap, then at memory."""
         sizes = meminfo((self.host.proc / "meminfo").read_text())
-        total, available = sizes["MemTotal"], sizes["MemAvailable"]
-        used = 1 - available / total
+        yield from self.check_swap(sizes.get("SwapTotal", 0), sizes.get("SwapFree", 0))
+        if not sizes.get("MemTotal") or "MemAvailable" not in sizes:
+            raise Undetermined(
+                "/proc/meminfo has no MemAvailable: Linux 3.14 or later has it", "NoMemAvailable"
+            )
+        yield from self.check_memory(sizes["MemTotal"], sizes["MemAvailable"])
+
+    def check_memory(self, total: int, available: int) -> Iterator[Observation]:
+        """Whether too little of `total` bytes is available."""
+        used = max(0.0, 1 - available / total)
         yield SIZE(total)
         yield AVAILABLE(available)
         yield USED(used)
@@ -61,15 +75,18 @@ class MemoryMonitor(Monitor[MemoryOptions]):
             yield LOW.when(True, f"more than {limit:g} % of memory are in use")
         else:
             yield LOW.warn_when(used * 100 >= warning, f"more than {warning:g} % of memory are in use")
-        swap, free = sizes.get("SwapTotal", 0), sizes.get("SwapFree", 0)
-        swapped = (swap - free) / swap if swap else 0.0
-        yield SWAP_SIZE(swap)
-        yield SWAP_USED_RATIO(swapped)
+
+    def check_swap(self, total: int, free: int) -> Iterator[Observation]:
+        """Whether too little of `total` bytes of swap is free; without any, there is nothing to run out of."""
+        used = (total - free) / total if total else 0.0
+        yield SWAP_SIZE(total)
+        yield SWAP_FREE(free)
+        yield SWAP_USED(used)
         limit = self.options.swap_threshold
-        yield SWAP_USED.when(swap > 0 and swapped * 100 >= limit, f"more than {limit:g} % of swap are in use")
+        yield SWAP_HIGH.when(total > 0 and used * 100 >= limit, f"more than {limit:g} % of swap are in use")
 
 
 def meminfo(text: str) -> dict[str, int]:
-    """The sizes in the text of /proc/meminfo, in bytes."""
+    """The sizes in the text of /proc/meminfo, in bytes; what is only a number of pages is left out."""
     lines = (line.split() for line in text.splitlines())
     return {name.rstrip(":"): int(number) * 1024 for name, number, *unit in lines if unit == ["kB"]}

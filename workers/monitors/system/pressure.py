@@ -4,52 +4,69 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from typing import Literal
 
 import msgspec
 
 from nodedoctor.monitor import ConditionType, Finding, Gauge, Monitor, Observation, Options, Percent, counter
 
-CONDITIONS = {
-    "cpu": ConditionType(
-        "CPUPressureHigh", "TasksWaitForCPU", "CPUPressureLow", warning_reason="CPUPressureRising"
-    ),
-    "memory": ConditionType(
-        "MemoryPressureHigh", "TasksWaitForMemory", "MemoryPressureLow", warning_reason="MemoryPressureRising"
-    ),
-    "io": ConditionType(
-        "IOPressureHigh", "TasksWaitForIO", "IOPressureLow", warning_reason="IOPressureRising"
-    ),
-}
+CPU = ConditionType(
+    "CPUPressureHigh", "TasksWaitForCPU", "CPUPressureLow", warning_reason="CPUPressureRising"
+)
+MEMORY = ConditionType(
+    "MemoryPressureHigh", "TasksWaitForMemory", "MemoryPressureLow", warning_reason="MemoryPressureRising"
+)
+IO = ConditionType("IOPressureHigh", "TasksWaitForIO", "IOPressureLow", warning_reason="IOPressureRising")
 RATIO = Gauge("pressure_ratio", "Share of time that tasks waited", ("resource", "kind", "window"))
 STALLED = counter("pressure_stalled_seconds_total", "Time that tasks waited", ("resource", "kind"))
+NOT_MEASURED = {errno.ENOENT, errno.EOPNOTSUPP}
+"""What opening or reading a pressure file fails with when the kernel was built without PSI or booted with psi=0."""
 
 
 class Limits(Options, frozen=True):
     """Percent of time that tasks waited. `some` is at least one task, `full` is all that wanted to run."""
 
-    kind: str = "some"
+    kind: Literal["some", "full"] = "some"
     """`some` or `full`."""
-    window: str = "avg60"
+    window: Literal["avg10", "avg60", "avg300"] = "avg60"
     """Over which time: avg10, avg60 or avg300, in seconds."""
-    warning_threshold: Percent = 60
-    critical_threshold: Percent = 90
+    warning_threshold: Percent = 70
+    """Percent of the time at which to warn."""
+    critical_threshold: Percent = 95
+    """Percent of the time that is a problem."""
+
+
+class MemoryLimits(Limits, frozen=True):
+    """Limits for memory. A node where all tasks wait for it at once is thrashing, long before that is all they do."""
+
+    kind: Literal["some", "full"] = "full"
+    warning_threshold: Percent = 10
+    critical_threshold: Percent = 30
+
+
+class IoLimits(Limits, frozen=True):
+    """Limits for I/O. One task that waits for a disk is no problem: `full` by default."""
+
+    kind: Literal["some", "full"] = "full"
+    warning_threshold: Percent = 40
+    critical_threshold: Percent = 80
 
 
 class PressureOptions(Options, frozen=True):
     """What counts as too much waiting, for each resource."""
 
-    cpu: Limits = Limits(kind="some", warning_threshold=70, critical_threshold=95)
-    memory: Limits = Limits(kind="full", warning_threshold=10, critical_threshold=30)
-    io: Limits = Limits(kind="full", warning_threshold=40, critical_threshold=80)
+    cpu: Limits = Limits()
+    memory: MemoryLimits = MemoryLimits()
+    io: IoLimits = IoLimits()
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        """Known words, and the warning before the problem."""
-        for name in CONDITIONS:
-            limits: Limits = getattr(self, name)
-            if limits.kind not in {"some", "full"}:
-                yield f"{name}.kind", f"found {limits.kind!r}, allowed: some, full"
-            if limits.window not in {"avg10", "avg60", "avg300"}:
-                yield f"{name}.window", f"found {limits.window!r}, allowed: avg10, avg60, avg300"
+        """The warning comes before the problem, and what is compared exists."""
+        if self.cpu.kind == "full":
+            yield (
+                "cpu.kind",
+                "found 'full', allowed: some (for the whole machine the kernel reports 0 as full)",
+            )
+        for name, limits in (("cpu", self.cpu), ("memory", self.memory), ("io", self.io)):
             if limits.warning_threshold >= limits.critical_threshold:
                 allowed = f"must be below criticalThreshold ({limits.critical_threshold:g})"
                 yield f"{name}.warningThreshold", f"found {limits.warning_threshold:g}, {allowed}"
@@ -65,55 +82,60 @@ class Pressure(msgspec.Struct, frozen=True):
 class PressureMonitor(Monitor[PressureOptions]):
     """Compares the time that tasks waited with thresholds.
 
-    Reads /proc/pressure/* (https://docs.kernel.org/accounting/psi.html).
+    Reads /proc/pressure/* (https://docs.kernel.org/accounting/psi.html). Tasks that sleep in uninterruptible waits
+    for other reasons do not count in it, as they do in the load average.
     """
 
     kind, options_type = "pressure-health-check", PressureOptions
-    conditions = tuple(CONDITIONS.values())
+    conditions = (CPU, MEMORY, IO)
     metrics = (RATIO, STALLED)
     interval = 10.0
     timeout = 5.0
 
     def check(self) -> Iterator[Observation]:
         """Look at each resource."""
-        for resource, condition in CONDITIONS.items():
-            try:
-                lines = pressures((self.host.proc / "pressure" / resource).read_text())
-            except OSError as error:
-                # Without CONFIG_PSI there is no file; with psi=0 it is there and can't be read.
-                if error.errno not in {errno.ENOENT, errno.EOPNOTSUPP}:
-                    raise
-                yield condition.unknown(
-                    "the kernel does not measure pressure: boot it with psi=1", "NoPressureInformation"
-                )
-                continue
-            yield from samples(resource, lines)
-            yield self.finding(resource, condition, lines)
+        yield from self.check_resource("cpu", CPU, self.options.cpu)
+        yield from self.check_resource("memory", MEMORY, self.options.memory)
+        yield from self.check_resource("io", IO, self.options.io)
 
-    def finding(self, resource: str, condition: ConditionType, lines: dict[str, Pressure]) -> Finding:
-        """What `lines` say about `resource`. Before Linux 5.13 the CPU has no `full` line: nothing waits in full."""
-        limits: Limits = getattr(self.options, resource)
-        pressure = lines.get(limits.kind)
-        waited = pressure.averages[limits.window] if pressure else 0.0
-        limit, warning = limits.critical_threshold, limits.warning_threshold
-        if waited >= limit:
-            return condition.when(
-                True, f"{limits.kind} tasks waited for {resource} more than {limit:g} % of the time"
+    def check_resource(
+        self, resource: str, condition: ConditionType, limits: Limits
+    ) -> Iterator[Observation]:
+        """How long tasks waited for `resource`."""
+        try:
+            lines = pressures((self.host.proc / "pressure" / resource).read_text())
+        except OSError as error:
+            if error.errno not in NOT_MEASURED:
+                raise
+            text = (
+                "the kernel does not measure pressure: boot it with psi=1 (it needs CONFIG_PSI, Linux 4.20)"
             )
-        text = f"{limits.kind} tasks waited for {resource} more than {warning:g} % of the time"
-        return condition.warn_when(waited >= warning, text)
+            yield condition.unknown(text, "NoPressureInformation")
+            return
+        yield from samples(resource, lines)
+        yield finding(condition, limits, resource, lines)
+
+
+def finding(condition: ConditionType, limits: Limits, resource: str, lines: dict[str, Pressure]) -> Finding:
+    """What `lines`, of which `limits.kind` is one, say about `resource`."""
+    waited = lines[limits.kind].averages[limits.window]
+    limit, warning = limits.critical_threshold, limits.warning_threshold
+    text = f"{limits.kind} tasks waited for {resource} more than {{:g}} % of the time"
+    if waited >= limit:
+        return condition.when(True, text.format(limit))
+    return condition.warn_when(waited >= warning, text.format(warning))
 
 
 def samples(resource: str, lines: dict[str, Pressure]) -> Iterator[Observation]:
     """The metrics of one resource."""
     for kind, pressure in lines.items():
         yield STALLED(pressure.total / 1e6, resource=resource, kind=kind)
-        for window in ("avg10", "avg60"):
-            yield RATIO(pressure.averages[window] / 100, resource=resource, kind=kind, window=window)
+        for window, share in pressure.averages.items():
+            yield RATIO(share / 100, resource=resource, kind=kind, window=window)
 
 
 def pressures(text: str) -> dict[str, Pressure]:
-    """The lines of a pressure file by kind."""
+    """The lines of a pressure file by kind. Before Linux 5.13 that of the CPU has no `full`."""
     found = {}
     for line in text.splitlines():
         kind, *pairs = line.split()
