@@ -32,7 +32,7 @@ def health(snapshot: Snapshot) -> Health:
     ):
         return Health.DEGRADED
     monitors = {monitor.name for monitor in snapshot.monitors}
-    nodes_own = [c for c in snapshot.conditions if c.monitor in monitors]
-    if monitors and all(c.status is ConditionStatus.UNKNOWN for c in nodes_own):
+    nodes_own = [c.status for c in snapshot.conditions if c.monitor in monitors]
+    if nodes_own and set(nodes_own) == {ConditionStatus.UNKNOWN}:
         return Health.UNKNOWN
     return Health.HEALTHY

@@ -5,6 +5,7 @@ It has one thread, no ZeroMQ context, and waits for nothing that a worker could 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import gc
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from multiprocess import util
 from multiprocess.context import ForkContext
 from setproctitle import setproctitle
 
@@ -137,6 +139,8 @@ class Supervisor:
                 for happening in self.wait():
                     self.act_all(self.plan.on(happening, time.monotonic()))
         kill_orphans(set())
+        # It would join every child at exit, and wait for ever for one that even SIGKILL did not end.
+        atexit.unregister(util._exit_function)  # noqa: SLF001 - there is no public way
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:

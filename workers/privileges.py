@@ -57,10 +57,10 @@ def adopt_orphans() -> None:
 
 def held() -> int:
     """This process's permitted capabilities as a bit set."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapPrm:"):
-            return int(line.split()[1], 16)
-    return 0
+    data = (ctypes.c_uint32 * 6)()
+    if LIBC.capget(struct.pack("=Ii", CAPABILITY_VERSION_3, 0), data):
+        raise OSError(ctypes.get_errno(), "capget")
+    return int(data[1]) | int(data[4]) << 32
 
 
 def keep_capabilities(names: Iterable[str]) -> None:

@@ -132,10 +132,11 @@ class Broker:
         """Take the statuses that wait, but no more than one queue of them before the others get their turn."""
         self.queued = 0
         while self.queued < QUEUE and readable(self.statuses):
-            topic, body = self.statuses.recv_multipart(zmq.NOBLOCK)
+            topic, *bodies = self.statuses.recv_multipart(zmq.NOBLOCK)
             self.queued += 1
             try:
-                self.take(topic, body)
+                for body in bodies:
+                    self.take(topic, body)
             except msgspec.MsgspecError as error:
                 logger.warning("dropped a message under %r: %s", topic[:80], error)
 

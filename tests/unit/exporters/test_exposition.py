@@ -1,0 +1,123 @@
+"""Snapshot to Prometheus text, and health in one word."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from nodedoctor.bus.messages import ConditionView, Family, MonitorView, RemediationView, Sample, Snapshot
+from nodedoctor.health import health
+from nodedoctor.types import ConditionStatus, MonitorState, Severity
+from workers.exporters.exposition import exposition
+
+WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+EMPTY = Snapshot(
+    "n", "1", 1, 1, WHEN, WHEN, WHEN, (), (), (), (), (), RemediationView(active=False, reason=""), {}, (), ()
+)
+
+
+def condition(status: str, severity: Severity, monitor: str = "m") -> ConditionView:
+    """One condition."""
+    kind = ConditionStatus(status)
+    return ConditionView(f"{status}{severity}{monitor}", kind, "Because", "", monitor, severity, WHEN, WHEN)
+
+
+def series(snapshot: Snapshot, *, npd: bool = False) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """What a scraper reads."""
+    body, _ = exposition(snapshot, 1.5, "node_doctor", npd_compatible=npd)
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+
+
+def with_families(*families: Family) -> Snapshot:
+    """A snapshot with these metrics."""
+    return msgspec.structs.replace(EMPTY, families=families)
+
+
+def test_each_kind_of_metric_is_read_as_it_was_meant() -> None:
+    read = series(
+        with_families(
+            Family("disk_used_ratio", "h", "gauge", (Sample({"path": '/a"\\\n'}, 0.5),)),
+            Family("checks_total", "h", "counter", (Sample({"monitor": "m"}, 3),)),
+            Family("seconds", "h", "histogram", (Sample({}, 4, ((0.1, 1), (1.0, 3)), 2.5),)),
+        )
+    )
+    assert read["node_doctor_disk_used_ratio", (("path", '/a"\\\n'),)] == 0.5
+    assert read["node_doctor_checks_total", (("monitor", "m"),)] == 3
+    assert read["node_doctor_seconds_bucket", (("le", "1.0"),)] == 3
+    assert read["node_doctor_seconds_bucket", (("le", "+Inf"),)] == 4
+    assert (read["node_doctor_seconds_count", ()], read["node_doctor_seconds_sum", ()]) == (4, 2.5)
+    assert read["node_doctor_snapshot_age_seconds", ()] == 1.5
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(Family("bad name", "", "gauge", (Sample({}, 1),)), id="name"),
+        pytest.param(Family("x", "", "gauge", (Sample({"a-b": "1"}, 1),)), id="label"),
+        pytest.param(Family("x", "", "gauge", (Sample({}, 1), Sample({}, 2))), id="one series twice"),
+    ],
+)
+def test_a_badly_named_metric_is_left_out_and_the_scrape_lives(bad: Family) -> None:
+    read = series(with_families(bad, Family("good", "", "gauge", (Sample({}, 1),))))
+    assert read["node_doctor_good", ()] == 1
+    assert read["node_doctor_exposition_refused_families", ()] == 1
+
+
+def test_openmetrics_is_given_to_who_asks() -> None:
+    accept = "application/openmetrics-text; version=1.0.0"
+    snapshot = with_families(Family("checks_total", "h", "counter", (Sample({}, 3),)))
+    body, content_type = exposition(snapshot, 0.0, "nd", npd_compatible=False, accept=accept)
+    assert content_type.startswith("application/openmetrics-text")
+    assert {family.name for family in parse_openmetrics(body.decode())} >= {"nd_checks"}
+
+
+def test_node_problem_detectors_names_are_there_when_asked_for() -> None:
+    snapshot = msgspec.structs.replace(
+        with_families(
+            Family(
+                "problems_detected_total", "", "counter", (Sample({"type": "T", "reason": "Because"}, 2),)
+            ),
+            Family(
+                "events_total",
+                "",
+                "counter",
+                (Sample({"monitor": "m", "severity": "warning", "reason": "OOM"}, 5),),
+            ),
+        ),
+        conditions=(condition("True", Severity.ERROR),),
+    )
+    read = series(snapshot, npd=True)
+    assert read["problem_counter", (("reason", "OOM"),)] == 5
+    assert read["problem_counter", (("reason", "Because"),)] == 2
+    assert read["problem_gauge", (("reason", "Because"), ("type", "Trueerrorm"))] == 1
+    assert not any(name == "problem_counter" for name, _ in series(snapshot))
+
+
+MONITOR = MonitorView("m", "noop", MonitorState.OK, 1.0, 1.0, WHEN, 0.0, 1, 0, 1, ())
+
+
+@pytest.mark.parametrize(
+    ("conditions", "word"),
+    [
+        pytest.param([], "healthy", id="a monitor without conditions"),
+        pytest.param([("False", Severity.INFO)], "healthy", id="fine"),
+        pytest.param([("True", Severity.ERROR), ("False", Severity.INFO)], "unhealthy", id="a problem"),
+        pytest.param([("True", Severity.WARNING)], "degraded", id="a lesser problem"),
+        pytest.param([("False", Severity.WARNING)], "degraded", id="a first threshold"),
+        pytest.param([("Unknown", Severity.INFO)], "unknown", id="nothing known"),
+        pytest.param(
+            [("Unknown", Severity.INFO), ("False", Severity.INFO)], "healthy", id="not everything known"
+        ),
+    ],
+)
+def test_health_in_one_word(conditions: list[tuple[str, Severity]], word: str) -> None:
+    views = tuple(condition(status, severity) for status, severity in conditions)
+    assert health(msgspec.structs.replace(EMPTY, conditions=views, monitors=(MONITOR,))) == word
