@@ -26,7 +26,9 @@ class WorkerMemory(Section, frozen=True):
     """How much a worker may grow beyond what it started with, in MiB. 0 takes a share of the container's limit."""
 
     soft_mebibytes: Annotated[int, Meta(ge=0)] = 0
+    """Beyond it a worker is replaced between two checks; 0: half of the hard bound."""
     hard_mebibytes: Annotated[int, Meta(ge=0)] = 0
+    """At it allocations fail; 0: 256, or the worker's share of three quarters of the container's limit."""
 
 
 class Settings(Section, frozen=True):
@@ -37,7 +39,9 @@ class Settings(Section, frozen=True):
     update_interval: Duration = "10s"
     """How often each process reports on itself: memory, CPU, an exporter's state."""
     enable_remediation: bool = True
+    """Not active in this version."""
     dry_run_mode: bool = False
+    """Not active in this version."""
     worker_memory: WorkerMemory = WorkerMemory()
 
 
@@ -63,14 +67,19 @@ class MonitorEntry(Section, frozen=True):
 
     name: Name
     type: str
+    """One of the types below, or of another package."""
     enabled: bool = True
+    """A disabled monitor is off."""
     interval: Duration | None = None
+    """From one check to the next; by default the type's."""
     timeout: Duration | None = None
+    """After it the check's process is killed; below the interval. By default the type's."""
     failure_threshold: Count = 3
     """Checks in a row that must find the problem before its condition becomes True."""
     success_threshold: Count = 1
     """Checks in a row that must find it gone before its condition becomes False again."""
     config: dict[str, Any] = {}
+    """The type's own options."""
     depends_on: tuple[str, ...] = ()
     """Monitors without which this one can't tell: while one of them has a problem, this one is Unknown."""
     remediation: MonitorRemediation | None = None
@@ -107,6 +116,7 @@ class HttpExporter(Section, frozen=True):
     """TCP port; 0 serves the socket alone."""
     bind_address: str = "0.0.0.0"  # noqa: S104 - probes and dashboards come from other machines
     tls_enabled: bool = False
+    """TLS on the port; health.sock has none."""
     tls_cert_file: str = ""
     tls_key_file: str = ""
     tls_client_ca_file: str = ""

@@ -1,0 +1,1 @@
+"""Prints the figures that the design promises; none of them is a test, since machines are noisy."""

@@ -1,0 +1,490 @@
+"""The plug-in monitor with real programs that behave in every way, and what is left of them: nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from nodedoctor.errors import Undetermined
+from nodedoctor.monitor import Finding
+from nodedoctor.types import Metric
+from workers.command import run
+from workers.monitors.custom.plugin import PluginMonitor, PluginOptions, printable
+
+LONG = 3600
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """The finding of one check, and its metrics by name."""
+
+    finding: Finding
+    metrics: dict[str, float]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that everybody may look into, which pytest's own is not."""
+    made = Path(tempfile.mkdtemp(prefix="plugin-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def script(folder: Path) -> Callable[..., Path]:
+    """Writes a shell script that does this."""
+
+    def write(text: str, mode: int = 0o755, interpreter: str = "/bin/sh") -> Path:
+        path = folder / "check"
+        path.write_text(f"#!{interpreter}\n{text}\n")
+        path.chmod(mode)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def check(script: Callable[..., Path]) -> Callable[..., Seen]:
+    """Checks once with a shell script that does this, as its owner unless a user is named."""
+
+    def once(text: str, **options: Any) -> Seen:
+        return look(script(text), **options)
+
+    return once
+
+
+@pytest.fixture
+def needs_root() -> None:
+    if os.geteuid() != 0:
+        assert os.environ.get("CI") != "true"
+        pytest.skip("only root can become somebody else")
+
+
+def look(path: Path, **options: Any) -> Seen:
+    """Check once with the program at `path`."""
+    chosen = msgspec.convert(
+        {"path": str(path), "user": "root", "pluginTimeout": "10s", **options}, PluginOptions
+    )
+    observations = list(PluginMonitor("gpu-check", chosen).check())
+    (finding,) = [item for item in observations if isinstance(item, Finding)]
+    assert finding.type == "GpuUnhealthy"
+    return Seen(finding, {item.name: item.value for item in observations if isinstance(item, Metric)})
+
+
+def processes(token: str) -> list[str]:
+    """The processes whose command line has `token`, zombies apart, which have none."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if token.encode() in words:
+            found.append(path.parent.name)
+    return found
+
+
+def unique_time() -> str:
+    """A number of seconds that no other process sleeps."""
+    return f"{LONG}.{os.getpid()}{time.monotonic_ns()}"
+
+
+def descriptors() -> list[str]:
+    """What this process has open."""
+    return sorted(path.name for path in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "bad", "reason", "message", "code"),
+    [
+        pytest.param("echo fine", False, "PluginFoundProblem", "", 0, id="0 is fine"),
+        pytest.param("echo broken; exit 1", True, "PluginFoundProblem", "broken", 1, id="1 is a problem"),
+        pytest.param("echo dunno; exit 2", None, "PluginUndetermined", "dunno", 2, id="2 is unknown"),
+        pytest.param("exit 3", None, "PluginUndetermined", "{path} ended with 3", 3, id="3 too"),
+        pytest.param(
+            "exit 127", None, "PluginUndetermined", "{path} ended with 127", 127, id="the shell's not found"
+        ),
+        pytest.param("exit 255", None, "PluginUndetermined", "{path} ended with 255", 255, id="255 too"),
+        pytest.param(
+            "exit 1", True, "PluginFoundProblem", "{path} reports a problem", 1, id="a silent problem"
+        ),
+        pytest.param(
+            "echo a >&2; exit 1", True, "PluginFoundProblem", "{path} reports a problem", 1, id="only stderr"
+        ),
+        pytest.param("kill -9 $$", None, "PluginUndetermined", "{path} ended with -9", -9, id="killed"),
+        pytest.param("kill -SEGV $$", None, "PluginUndetermined", "{path} ended with -11", -11, id="crashed"),
+        pytest.param(
+            "exec >&- 2>&-; exit 1", True, "PluginFoundProblem", "{path} reports a problem", 1, id="closed"
+        ),
+        pytest.param(
+            "printf ' \\n a\\tb\\033[1m\\n\\n'; exit 1",
+            True,
+            "PluginFoundProblem",
+            "a b [1m",
+            1,
+            id="control",
+        ),
+        pytest.param("printf 'a\\377b'; exit 1", True, "PluginFoundProblem", "a\ufffdb", 1, id="no UTF-8"),
+        pytest.param("printf 'a\\0b'; exit 1", True, "PluginFoundProblem", "a b", 1, id="a zero byte"),
+    ],
+)
+def test_the_exit_code_is_the_verdict_and_the_output_the_message(
+    check: Callable[..., Seen],
+    folder: Path,
+    text: str,
+    bad: bool | None,
+    reason: str,
+    message: str,
+    code: int,
+) -> None:
+    seen = check(text)
+    assert (seen.finding.bad, seen.finding.reason) == (bad, reason)
+    assert seen.finding.message == message.format(path=folder / "check")
+    assert seen.metrics["plugin_exit_code"] == code
+    assert seen.metrics["plugin_duration_seconds"] > 0
+
+
+def test_arguments_arrive_as_they_are(check: Callable[..., Seen]) -> None:
+    arguments = ["a b", "$HOME", "*", "", "ä'\";"]
+    seen = check('printf "<%s>" "$@"; exit 1', args=arguments)
+    assert seen.finding.message == "".join(f"<{argument}>" for argument in arguments)
+
+
+def test_a_message_is_cut_to_what_was_asked_for(check: Callable[..., Seen]) -> None:
+    assert check("printf abcdef; exit 1", maxOutputLength=4).finding.message == "abcd"
+    assert check("printf ääää; exit 1", maxOutputLength=3).finding.message == "ä\ufffd"
+
+
+def test_a_hundred_megabytes_of_output_are_read_and_thrown_away(check: Callable[..., Seen]) -> None:
+    seen = check(
+        "head -c 104857600 /dev/zero | tr '\\0' x; head -c 10485760 /dev/zero >&2; exit 1", maxOutputLength=8
+    )
+    assert (seen.finding.bad, seen.finding.message) == (True, "xxxxxxxx")
+
+
+def test_output_without_an_end_ends_with_the_time(check: Callable[..., Seen]) -> None:
+    seen = check("exec cat /dev/zero", pluginTimeout="300ms", maxOutputLength=4)
+    assert seen.finding.reason == "PluginTimeout"
+
+
+def test_a_program_that_is_not_there_can_not_be_run(folder: Path) -> None:
+    with pytest.raises(Undetermined, match="No such file or directory") as caught:
+        look(folder / "nothing")
+    assert caught.value.reason == "PluginNotExecutable"
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "interpreter", "message"),
+    [
+        pytest.param("", 0o644, "/bin/sh", "Permission denied", id="not executable"),
+        pytest.param("", 0o755, "/nonexistent", "No such file or directory", id="no interpreter"),
+        pytest.param("", 0o755, "/etc", "Permission denied", id="a folder as interpreter"),
+    ],
+)
+def test_a_program_that_can_not_be_run_is_unknown(
+    script: Callable[..., Path], text: str, mode: int, interpreter: str, message: str
+) -> None:
+    path = script(text, mode, interpreter)
+    seen = look(path)
+    assert (seen.finding.bad, seen.finding.reason) == (None, "PluginNotExecutable")
+    assert seen.finding.message == f"{path} can't be run: {message}"
+    assert "plugin_exit_code" not in seen.metrics
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"exit 0\n", id="no first line"),
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\x7fELF", id="half"),
+    ],
+)
+def test_a_file_that_is_no_program_is_unknown(folder: Path, content: bytes) -> None:
+    path = folder / "check"
+    path.write_bytes(content)
+    path.chmod(0o755)
+    assert "Exec format error" in look(path).finding.message
+
+
+def test_a_folder_is_no_program(folder: Path) -> None:
+    (folder / "check").mkdir()
+    assert look(folder / "check").finding.message.endswith("Permission denied")
+
+
+def test_a_program_that_takes_too_long_is_unknown_and_gone(check: Callable[..., Seen], folder: Path) -> None:
+    time_out = unique_time()
+    seen = check(f"echo begun; sleep {time_out}", pluginTimeout="200ms")
+    assert (seen.finding.bad, seen.finding.reason) == (None, "PluginTimeout")
+    assert seen.finding.message == f"Timeout when running plugin {folder}/check (200ms) begun"
+    assert "plugin_exit_code" not in seen.metrics
+    assert seen.metrics["plugin_duration_seconds"] < LONG
+    assert processes(time_out) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("sleep {t} & sleep {t}", id="children"),
+        pytest.param("(sleep {t} & sleep {t} & wait) & sleep {t}", id="grandchildren"),
+        pytest.param("trap '' TERM HUP INT; sleep {t}; sleep {t}", id="deaf to signals"),
+        pytest.param("setsid sleep {t} & sleep {t}", id="in a session of its own"),
+        pytest.param("setsid sh -c 'setsid sleep {t} & exec setsid sleep {t}' & sleep {t}", id="in several"),
+        pytest.param("kill -STOP $$; sleep {t}", id="stopped"),
+    ],
+)
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_nothing_is_left_of_a_program_whose_time_is_over(
+    check: Callable[..., Seen], text: str, user: str
+) -> None:
+    token = unique_time()
+    seen = check(text.format(t=token), pluginTimeout="200ms", user=user)
+    assert seen.finding.reason == "PluginTimeout"
+    assert processes(token) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("sleep {t} & echo done; exit 1", id="a child that holds the pipe"),
+        pytest.param("setsid sleep {t} & echo done; exit 1", id="a daemon that holds the pipe"),
+        pytest.param("setsid sleep {t} >/dev/null 2>&1 </dev/null & echo done; exit 1", id="a quiet daemon"),
+        pytest.param(
+            "(setsid sh -c 'sleep {t} & sleep {t}' &) ; echo done; exit 1", id="a daemon with children"
+        ),
+    ],
+)
+@pytest.mark.parametrize("user", ["root", "nobody"])
+def test_what_a_program_leaves_behind_neither_delays_its_verdict_nor_stays(
+    check: Callable[..., Seen], text: str, user: str
+) -> None:
+    token = unique_time()
+    seen = check(text.format(t=token), user=user)
+    assert (seen.finding.bad, seen.finding.message) == (True, "done")
+    assert processes(token) == []
+
+
+def test_a_program_gets_a_clean_environment(
+    check: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "tiger")
+    monkeypatch.setenv("LD_PRELOAD", "")
+    seen = check("/usr/bin/env -0 | tr '\\0' ' '; exit 1", environment={"MINE": "x"})
+    words = dict(word.split("=", 1) for word in seen.finding.message.split())
+    assert set(words) - {"_", "PWD", "SHLVL", "OLDPWD"} == {"PATH", "LANG", "HOME", "MINE"}
+    assert (words["MINE"], words["HOME"], words["LANG"]) == ("x", "/", "C")
+
+
+def test_the_environment_of_the_configuration_goes_before(check: Callable[..., Seen]) -> None:
+    assert check('echo "$HOME"; exit 1', environment={"HOME": "/root"}).finding.message == "/root"
+
+
+def test_a_program_inherits_no_descriptors(check: Callable[..., Seen]) -> None:
+    read, write = os.pipe()
+    os.set_inheritable(read, True)
+    try:
+        seen = check("exec ls /proc/self/fd | tr '\\n' ' '; exit 1")
+    finally:
+        os.close(read)
+        os.close(write)
+    assert len(seen.finding.message.split()) <= 4
+
+
+def test_a_program_reads_nothing_and_starts_in_the_root(check: Callable[..., Seen]) -> None:
+    assert check("cat; pwd; exit 1").finding.message == "/"
+
+
+def test_a_program_has_default_signals(check: Callable[..., Seen]) -> None:
+    old = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        seen = check("grep SigIgn /proc/self/status; exit 1")
+    finally:
+        signal.signal(signal.SIGPIPE, old)
+    assert int(seen.finding.message.split()[1], 16) == 0
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_a_program_runs_as_nobody_without_any_privilege(check: Callable[..., Seen]) -> None:
+    status = (
+        "grep -E '^(Uid|Gid|Groups|CapEff|CapPrm|NoNewPrivs):' /proc/self/status | tr '\\n\\t' '  '; exit 1"
+    )
+    words = check(status, user="nobody").finding.message.split()
+    nobody = str(65534)
+    assert words[:5] == ["Uid:", *[nobody] * 4]
+    assert words[5] == "Gid:"
+    assert len(set(words[6:10])) == 1
+    assert words[10:12] == ["Groups:", "CapPrm:"]
+    assert {int(words[12], 16), int(words[14], 16)} == {0}
+    assert words[15:] == ["NoNewPrivs:", "1"]
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_nobody_is_the_default(script: Callable[..., Path]) -> None:
+    options = PluginOptions(path=str(script("id -u; exit 1")))
+    (finding,) = [item for item in PluginMonitor("x", options).check() if isinstance(item, Finding)]
+    assert finding.message == "65534"
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_a_user_that_there_is_not_is_unknown(script: Callable[..., Path]) -> None:
+    with pytest.raises(Undetermined, match="there is no user 'nosuchuser' on this machine"):
+        look(script("exit 0"), user="nosuchuser")
+
+
+@pytest.mark.usefixtures("needs_root")
+@pytest.mark.parametrize(
+    ("file", "parent", "owner"),
+    [
+        pytest.param(0o775, 0o755, 0, id="the group may write it"),
+        pytest.param(0o757, 0o755, 0, id="everybody may write it"),
+        pytest.param(0o755, 0o775, 0, id="the group may write its folder"),
+        pytest.param(0o755, 0o777, 0, id="everybody may write its folder"),
+        pytest.param(0o755, 0o755, 65534, id="it belongs to somebody else"),
+    ],
+)
+def test_a_program_that_others_could_have_changed_is_not_run(
+    script: Callable[..., Path], folder: Path, file: int, parent: int, owner: int
+) -> None:
+    path = script(f"touch {folder}/ran", file)
+    os.chown(path, owner, -1)
+    folder.chmod(parent)
+    with pytest.raises(Undetermined, match="can be written by others than root") as caught:
+        look(path)
+    assert caught.value.reason == "PluginNotTrusted"
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_a_link_is_as_trusted_as_what_it_leads_to(
+    script: Callable[..., Path], folder: Path, tmp_path: Path
+) -> None:
+    script("exit 0", 0o757)
+    (tmp_path / "link").symlink_to(folder / "check")
+    with pytest.raises(Undetermined, match="can be written by others"):
+        look(tmp_path / "link")
+
+
+@pytest.mark.usefixtures("needs_root")
+def test_a_program_of_root_in_a_sticky_folder_is_trusted(script: Callable[..., Path], folder: Path) -> None:
+    path = script("exit 0")
+    folder.chmod(0o1777)
+    assert look(path).finding.bad is False
+
+
+def test_fifty_runs_leave_no_descriptor_and_no_process(script: Callable[..., Path]) -> None:
+    path, missing = script("echo x; sleep 0 &"), "/nonexistent"
+    before = descriptors()
+    for number in range(50):
+        run((str(path) if number % 5 else missing,), timeout=10, max_output=10)
+    assert descriptors() == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+CALLER = """
+import sys
+from workers.command import run
+run(("/bin/sh", "-c", sys.argv[1]), timeout=3600, max_output=10)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV], ids=lambda n: n.name)
+def test_a_caller_that_is_killed_leaves_nothing(number: signal.Signals) -> None:
+    token = unique_time()
+    text = f"sleep {token} & setsid sleep {token} & sleep {token}"
+    caller = subprocess.Popen([sys.executable, "-c", CALLER, text])
+    wait_until(lambda: sum(b"sleep" in command_of(pid)[:6] for pid in processes(token)) == 3)
+    caller.send_signal(number)
+    caller.wait()
+    wait_until(lambda: processes(token) == [])
+
+
+def command_of(pid: str) -> bytes:
+    """The command line of a process; empty once it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def wait_until(true: Callable[[], bool], patience: float = 10.0) -> None:
+    """Wait until it is true."""
+    end = time.monotonic() + patience
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("max_output", "stdout", "truncated"),
+    [
+        pytest.param(3, b"abc", False, id="just enough"),
+        pytest.param(2, b"ab", True, id="cut"),
+        pytest.param(0, b"", True, id="nothing wanted"),
+    ],
+)
+def test_what_is_cut_off_is_told(max_output: int, stdout: bytes, truncated: bool) -> None:
+    done = run(("/bin/sh", "-c", "printf abc; printf err >&2; exit 7"), timeout=10, max_output=max_output)
+    assert (done.code, done.stdout, done.stderr, done.truncated, done.error) == (
+        7,
+        stdout,
+        b"err",
+        truncated,
+        "",
+    )
+
+
+def test_output_that_was_written_at_the_very_end_is_kept() -> None:
+    for _ in range(20):
+        done = run(("/bin/sh", "-c", "head -c 60000 /dev/zero"), timeout=10, max_output=1 << 20)
+        assert len(done.stdout) == 60000
+
+
+def test_memory_is_not_dumped_and_the_number_of_processes_is_bounded() -> None:
+    done = run(("/bin/sh", "-c", "ulimit -c; ulimit -n"), timeout=10, max_output=100)
+    core, files = done.stdout.split()
+    assert core == b"0"
+    assert int(files) <= 1024
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        pytest.param(b"  a  \n", "a", id="trimmed"),
+        pytest.param("ä€\u2028b".encode(), "ä€ b", id="Unicode"),
+        pytest.param(b"a\nb\r\nc", "a b  c", id="lines"),
+        pytest.param(b"\xe2\x82", "\ufffd", id="a character that was cut"),
+        pytest.param(b"", "", id="nothing"),
+    ],
+)
+def test_output_becomes_one_line_of_text(output: bytes, message: str) -> None:
+    assert printable(output) == message
+
+
+@pytest.mark.parametrize(
+    ("options", "paths"),
+    [
+        pytest.param({"path": "/bin/true"}, [], id="an absolute path"),
+        pytest.param({"path": "true"}, ["path"], id="a name"),
+        pytest.param({"path": "./true"}, ["path"], id="a relative path"),
+        pytest.param({"path": ""}, ["path"], id="nothing"),
+    ],
+)
+def test_a_path_must_be_absolute(options: dict[str, Any], paths: list[str]) -> None:
+    assert [path for path, _ in msgspec.convert(options, PluginOptions).faults()] == paths
+
+
+def test_the_condition_and_its_reasons_can_be_named() -> None:
+    options = PluginOptions(path="/x", condition="GpuLost", reason="Lost", ok_reason="Found")
+    (condition,) = PluginMonitor.conditions_of("gpu-check", options)
+    assert (condition.type, condition.reason, condition.ok_reason) == ("GpuLost", "Lost", "Found")
