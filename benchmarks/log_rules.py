@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from benchmarks.figures import show
-from workers.monitors.logs.kmsg import KernelLog, parse
+from workers.monitors.logs.kmsg import KernelLog, numbers, parse
 from workers.monitors.logs.rules import Matcher, Rule, rule_set
 
 LINES = 2000
@@ -28,7 +28,7 @@ def rules() -> list[Rule]:
 def main() -> None:
     """Print the figures."""
     chosen = rules()
-    log, matcher = KernelLog(Path("/dev/kmsg")), Matcher(chosen)
+    log, matcher = KernelLog(Path("/dev/kmsg"), numbers(Path("/dev/kmsg"), 0.0)[1]), Matcher(chosen)
     used, count = 0.0, 0
     for first in range(0, LINES, 10):
         # The kernel takes ten lines from one open file before it limits their rate (printk_devkmsg).

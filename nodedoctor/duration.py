@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$"
+PATTERN = r"^([0-9]{1,6}(\.[0-9]{1,6})?(ms|s|m|h|d)){1,5}$(?!\n)"
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 Duration = Annotated[str, Meta(pattern=PATTERN, description="a duration such as 250ms, 30s, 5m, 1h30m")]

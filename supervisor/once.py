@@ -69,7 +69,7 @@ def finish(check: Running) -> Status:
     timed_out = False
     while True:
         left = check.began + check.spec.timeout - time.monotonic()
-        if not poll.poll(max(0, left * 1000)):
+        if not poll.poll(min(86400.0, max(0.0, left)) * 1000):
             timed_out = True
             break
         chunk = os.read(check.pipe, 1 << 16)

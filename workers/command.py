@@ -26,6 +26,8 @@ from workers.process import close_descriptors
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 STDERR_KEPT = 4096
 CHUNK = 1 << 16
+LONGEST_WAIT = 86400.0
+"""Seconds: more does not fit into poll(2)."""
 NOT_STARTED = 127
 LIMITS = ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 1024), (resource.RLIMIT_NPROC, 512))
 
@@ -204,8 +206,8 @@ def become_command(
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.chdir("/")
         os.execve(argv[0], list(argv), {"PATH": PATH, "LANG": "C", "HOME": "/", **environment})  # noqa: S606 - no shell is wanted
-    except OSError as failure:
-        os.write(error, (failure.strerror or str(failure)).encode())
+    except (OSError, ValueError) as failure:
+        os.write(error, (getattr(failure, "strerror", None) or str(failure)).encode())
     finally:
         os._exit(NOT_STARTED)
 
@@ -216,7 +218,7 @@ def await_end(pid: int, timeout: float, alive: int) -> bytes:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.register(alive, select.POLLIN)
-    ready = dict(poll.poll(timeout * 1000))
+    ready = dict(poll.poll(min(timeout, LONGEST_WAIT) * 1000))
     if pidfd not in ready:
         return b"timeout"
     _, status = os.waitpid(pid, 0)

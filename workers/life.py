@@ -85,7 +85,7 @@ class MonitorWorker:
         source = self.monitor.fileno()
         if source is not None:
             poller.register(source, zmq.POLLIN)
-        left = max(0.0, self.cadence.due - time.monotonic())
+        left = min(3600.0, max(0.0, self.cadence.due - time.monotonic()))
         # Rounded up: a wake-up just before the tick would only go round the loop again.
         ready = dict(poller.poll(int(left * 1000) + 1))
         return source is not None and source in ready

@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-import yaml
-
 from nodedoctor.config.model import Config
 from nodedoctor.config.schema import Fault, Schema, schema_of
-from nodedoctor.config.text import Document, PathOf
+from nodedoctor.config.text import Document, PathOf, parse_value, plain
 from nodedoctor.errors import ConfigurationError
 from nodedoctor.registry import monitor_type
 from nodedoctor.words import did_you_mean
@@ -35,6 +33,7 @@ class Layers:
         self.data: dict[str, Any] = {}
         self.origins: dict[PathOf, str] = {}
         self.faults: list[str] = []
+        self.references: dict[PathOf, object] = {}
 
     def add_document(self, document: Document) -> None:
         """A file, or the embedded default."""
@@ -68,17 +67,23 @@ class Layers:
         """One value at one path."""
         try:
             path = self.resolve(words, any_case=any_case)
-            value = yaml.safe_load(text) if text else ""
+            value = parse_value(origin, text)
         except LookupError as error:
             self.faults.append(f"{origin}: {error.args[0]}")
             return
-        except yaml.YAMLError:
-            value = text
+        except ConfigurationError as error:
+            self.faults += error.faults
+            return
         target: Any = self.data
-        for here, following in pairwise(path):
-            if isinstance(target, dict) and not isinstance(target.get(here), dict | list):
-                target[here] = [] if isinstance(following, int) else {}
-            target = target[here]
+        inside: Any
+        here: Any
+        for depth, (here, following) in enumerate(pairwise(path), 1):
+            inside = target[here] if isinstance(target, list) else target.get(here)
+            if not isinstance(inside, list if isinstance(following, int) else dict):
+                self.forget(path[:depth])
+                self.origins[path[:depth]] = origin
+                target[here] = inside = [] if isinstance(following, int) else {}
+            target = inside
         self.forget(path)
         target[path[-1]] = value
         self.note(value, path, lambda _: origin)
@@ -167,13 +172,16 @@ class Layers:
 
         filled = REFERENCE.sub(fill, value)
         whole = REFERENCE.fullmatch(value)
-        # A value that is one reference is what the variable holds: true, 85, or a text.
-        return yaml.safe_load(filled) if whole and whole[1] and is_plain(filled) else filled
+        if whole and whole[1]:
+            self.references[path] = plain(filled)
+        return filled
 
-
-def is_plain(text: str) -> bool:
-    """Whether `text` is a number or a truth value in YAML's eyes."""
-    return bool(re.fullmatch(r"-?\d+(\.\d+)?|true|false", text))
+    def read_references(self, faulty: Iterable[PathOf]) -> bool:
+        """Where one reference is the whole value and no text is wanted, read what it holds; whether there was one."""
+        found = [path for path in faulty if path in self.references]
+        for path in found:
+            value_at(self.data, list(path[:-1]))[path[-1]] = self.references.pop(path)
+        return bool(found)
 
 
 def items_of(value: object) -> Iterator[tuple[str | int, Any]]:
@@ -224,7 +232,7 @@ def index_of(word: str, value: Any, path: list[str | int]) -> int:  # noqa: ANN4
 
 def key_of(word: str, schema: Schema, value: Any, path: list[str | int], *, any_case: bool) -> str:  # noqa: ANN401
     """The key that `word` means."""
-    known = [*schema.get("properties", {}), *(value if isinstance(value, dict) else ())]
+    known = list(dict.fromkeys([*schema.get("properties", {}), *(value if isinstance(value, dict) else ())]))
     if word in known:
         return word
     same = [key for key in known if key.lower() == word.lower()] if any_case else []

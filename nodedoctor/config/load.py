@@ -6,14 +6,14 @@ import socket
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from nodedoctor.config.layers import Layers, dotted, process_environment
 from nodedoctor.config.model import Config, Exporters, MonitorEntry
 from nodedoctor.config.rules import monitor_faults, rule_faults
-from nodedoctor.config.schema import schema_faults
+from nodedoctor.config.schema import Fault, schema_faults
 from nodedoctor.config.text import parse, read_document
 from nodedoctor.errors import ConfigurationError
 
@@ -69,11 +69,11 @@ def validated(layers: Layers) -> Loaded:
     Raises:
         ConfigurationError: with every fault that was found.
     """
-    faults = list(schema_faults(layers.data, Config))
     listed = layers.data.get("monitors")
     monitors = listed if isinstance(listed, list) else []
-    for index, entry in enumerate(monitors):
-        faults += monitor_faults(entry, ("monitors", index))
+    faults = value_faults(layers.data, monitors)
+    if layers.read_references(path for path, _ in faults):
+        faults = value_faults(layers.data, monitors)
     told = [*layers.faults, *(layers.told(fault) for fault in faults)]
     entries = {index: entry for index, raw in enumerate(monitors) if (entry := typed(raw, MonitorEntry))}
     exporters = typed(layers.data.get("exporters", {}), Exporters) or Exporters()
@@ -82,6 +82,14 @@ def validated(layers: Layers) -> Loaded:
         raise ConfigurationError(list(dict.fromkeys(told)))
     config = msgspec.convert(layers.data, Config)
     return Loaded(config, {dotted(path): origin for path, origin in layers.origins.items()})
+
+
+def value_faults(data: dict[str, Any], monitors: list[Any]) -> list[Fault]:
+    """What the schemas, and each monitor's own rules, say of the values."""
+    faults = list(schema_faults(data, Config))
+    for index, entry in enumerate(monitors):
+        faults += monitor_faults(entry, ("monitors", index))
+    return faults
 
 
 def typed(raw: object, kind: type[T]) -> T | None:

@@ -10,9 +10,10 @@ from msgspec import Meta
 
 from nodedoctor.duration import Duration
 
-ConditionName = Annotated[str, Meta(pattern=r"^[A-Z][A-Za-z0-9]{0,62}$")]
+ConditionName = Annotated[str, Meta(pattern=r"^[A-Z][A-Za-z0-9]{0,62}$(?!\n)")]
 Name = Annotated[
-    str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", description="a DNS label: a-z, 0-9 and -")
+    str,
+    Meta(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$(?!\n)", description="a DNS label: a-z, 0-9 and -"),
 ]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1, le=1000)]
@@ -132,7 +133,7 @@ class PrometheusExporter(Section, frozen=True):
     enabled: bool = True
     port: Port = 9100
     bind_address: str = "0.0.0.0"  # noqa: S104 - Prometheus scrapes from another machine
-    namespace: Annotated[str, Meta(pattern="^[a-zA-Z_][a-zA-Z0-9_]*$")] = "node_doctor"
+    namespace: Annotated[str, Meta(pattern="^[a-zA-Z_][a-zA-Z0-9_]*$(?!\n)")] = "node_doctor"
     npd_compatible: bool = False
     """Also export problem_counter and problem_gauge as Node Problem Detector names them."""
 

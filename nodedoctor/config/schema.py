@@ -76,23 +76,29 @@ def faults_of(error: ValidationError, base: PathOf) -> Iterator[Fault]:
             for key in sorted(set(wanted) - set(found)):
                 yield path, f"the key {key!r} is missing"
         case "anyOf":
-            # All our alternatives are "this or nothing", or two forms of one value: the nearest tells most.
-            branches = [e for e in error.context or () if e.validator != "type"] or list(error.context or ())[
-                :1
-            ]
-            alternatives = {
-                allowed_of(branch)
-                for branch in map(schema_seen, error.context or ())
-                if branch.get("type") != "null"
-            }
-            if len(alternatives) > 1 or all(e.validator == "type" for e in branches):
-                yield path, f"found {shown(found)}, allowed: {' or '.join(sorted(alternatives))}"
-            else:
-                for branch in branches:
-                    yield from faults_of(branch, base)
+            yield from alternative_faults(error, base)
         case _:
             near = did_you_mean(found, wanted) if error.validator == "enum" and isinstance(found, str) else ""
             yield path, f"found {shown(found)}, allowed: {allowed_of(schema)}{near}"
+
+
+def alternative_faults(error: ValidationError, base: PathOf) -> Iterator[Fault]:
+    """What is wrong with a value that may be of several kinds: within the kind that it is, or that it is none."""
+    branches: dict[object, list[ValidationError]] = {}
+    for inner in error.context or ():
+        branches.setdefault(inner.schema_path[0], []).append(inner)
+    of_kind = [b for b in branches.values() if not any(e.validator == "type" and not e.path for e in b)]
+    if of_kind:
+        for inner in of_kind[0]:
+            yield from faults_of(inner, base)
+        return
+    kinds = {allowed_of(schema_seen(e)) for branch in branches.values() for e in branch if not e.path} - {
+        "nothing"
+    }
+    yield (
+        (*base, *error.absolute_path),
+        f"found {shown(error.instance)}, allowed: {' or '.join(sorted(kinds))}",
+    )
 
 
 def schema_seen(error: ValidationError) -> Schema:
@@ -112,11 +118,18 @@ def allowed_of(schema: Schema) -> str:
         "boolean": "true or false",
         "array": "a list",
         "object": "a map",
+        "null": "nothing",
     }.get(str(schema.get("type")), "something else")
     if "minimum" in schema or "maximum" in schema:
         low, high = schema.get("minimum"), schema.get("maximum")
         kind += f" from {low}" if low is not None else ""
         kind += f" to {high}" if high is not None else ""
+    if "exclusiveMinimum" in schema:
+        kind += f" above {schema['exclusiveMinimum']}"
+    if "minItems" in schema:
+        kind += f" of at least {schema['minItems']}"
+    if "minLength" in schema:
+        kind = "a text that is not empty"
     if "pattern" in schema:
         return str(schema.get("description") or f"a text that matches {schema['pattern']}")
     return kind

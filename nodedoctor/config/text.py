@@ -5,7 +5,10 @@ What comes in may be anything: no size, depth or alias makes this slow, and noth
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +24,21 @@ MOST_VALUES = 50_000
 """Values of a file, each alias counted as what it stands for."""
 DEEPEST = 50
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
+TAG = "tag:yaml.org,2002:"
+SCALARS = {f"{TAG}{name}" for name in ("str", "int", "float", "bool", "null")}
+JSON_LIKE = re.compile(r"\s*\{\s*[\"}]")
+TYPES: dict[str, set[type]] = {"int": {int}, "float": {int, float}, "bool": {bool}, "null": {type(None)}}
+NOTHING = {"", "~", "null", "Null", "NULL"}
+TRUTH = {
+    word: value
+    for value, words in ((True, "true yes on"), (False, "false no off"))
+    for lower in words.split()
+    for word in (lower, lower.capitalize(), lower.upper())
+}
+WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})\Z|0x[0-9a-fA-F]{1,15}\Z|0o[0-7]{1,20}\Z")
+BROKEN = re.compile(
+    r"[-+]?(?:[0-9]{1,40}\.[0-9]{0,40}|\.[0-9]{1,40}|[0-9]{1,40}(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?\Z"
+)
 
 PathOf = tuple[str | int, ...]
 """Where a value stands: keys and list indices."""
@@ -78,15 +95,17 @@ def parse(name: str, text: str) -> Document:
     """
     if not text.strip():
         raise ConfigurationError([f"{name}: is empty; expected apiVersion, kind and what is to be different"])
-    if text.lstrip().startswith("{"):
-        check_json(name, text)
-        # JSON may be indented with tabs, YAML not; inside a string neither may have one.
-        text = text.replace("\t", " ")
     composer = Composer(name)
-    try:
-        data = composer.compose(yaml.parse(text, Loader=Loader))
-    except yaml.YAMLError as error:
-        raise ConfigurationError([f"{name}{place(error)}: is not YAML: {problem(error)}"]) from None
+    data: Any
+    if JSON_LIKE.match(text):
+        with contextlib.suppress(yaml.YAMLError, UnicodeError):  # it is for the numbers of the lines
+            composer.compose(yaml.parse(text.replace("\t", " "), Loader=Loader))
+        data = from_json(name, text)
+    else:
+        try:
+            data = composer.compose(yaml.parse(text, Loader=Loader))
+        except (yaml.YAMLError, UnicodeError) as error:
+            raise ConfigurationError([f"{name}{place(error)}: is not YAML: {problem(error)}"]) from None
     if not isinstance(data, dict):
         raise ConfigurationError(
             [f"{name}:1: expected a map with apiVersion and kind, found {kind_of(data)}"]
@@ -94,27 +113,55 @@ def parse(name: str, text: str) -> Document:
     return Document(name, data, composer.lines)
 
 
-def check_json(name: str, text: str) -> None:
-    """Say what is wrong with JSON in JSON's own terms.
+def parse_value(name: str, text: str) -> Any:  # noqa: ANN401 - whatever it is
+    """One value in YAML, as it is given in a variable or a flag; what is no YAML is a text.
 
     Raises:
-        ConfigurationError: `text` is not JSON.
+        ConfigurationError: it is YAML of a kind that is not taken.
     """
     try:
-        json.loads(text)
+        return Composer(name).compose(yaml.parse(text, Loader=Loader)) if text else ""
+    except (yaml.YAMLError, UnicodeError):
+        return text
+
+
+def from_json(name: str, text: str) -> Any:  # noqa: ANN401 - whatever the file holds
+    """The values of JSON, with JSON's own words for what is wrong.
+
+    Raises:
+        ConfigurationError: `text` is not JSON, or more than is taken.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        twice = (
+            next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
+        )
+        if twice is not None:
+            raise ConfigurationError([f"{name}: has the key {twice!r} twice"])
+        return dict(pairs)
+
+    def refuse(constant: str) -> None:
+        raise ConfigurationError([f"{name}: {constant} is no number that is taken"])
+
+    try:
+        data = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise ConfigurationError([f"{name}:{error.lineno}:{error.colno}: is not JSON: {error.msg}"]) from None
     except RecursionError:
         raise ConfigurationError([f"{name}: is nested more than {DEEPEST} deep"]) from None
+    if size(data, MOST_VALUES) > MOST_VALUES:
+        raise ConfigurationError([f"{name}: holds more than {MOST_VALUES} values"])
+    return data
 
 
-def place(error: yaml.YAMLError) -> str:
+def place(error: Exception) -> str:
     """Line and column of `error`, as a suffix of the file's name."""
     mark = getattr(error, "problem_mark", None)
     return f":{mark.line + 1}:{mark.column + 1}" if mark else ""
 
 
-def problem(error: yaml.YAMLError) -> str:
+def problem(error: Exception) -> str:
     """What `error` says, in one line."""
     parts = (
         getattr(error, "context", None),
@@ -147,7 +194,6 @@ class Composer:
         self.lines: dict[PathOf, int] = {}
         self.anchors: dict[str, Any] = {}
         self.values = 0
-        self.scalars: Any = yaml.SafeLoader("")
 
     def compose(self, events: Iterator[Any]) -> Any:  # noqa: ANN401 - whatever the file holds
         """The one document of the stream."""
@@ -172,12 +218,19 @@ class Composer:
             case yaml.ScalarEvent():
                 value = self.scalar(event)
             case yaml.SequenceStartEvent():
+                self.require_tag(event, "seq")
                 value = self.sequence(events, path)
             case _:
+                self.require_tag(event, "map")
                 value = self.mapping(events, path)
         if event.anchor:
             self.anchors[event.anchor] = value
         return value
+
+    def require_tag(self, event: Any, kind: str) -> None:  # noqa: ANN401 - PyYAML has no types here
+        """Refuse a collection that wants to become something else."""
+        if event.tag not in {None, "!", f"{TAG}{kind}"}:
+            self.refuse(event, f"has the tag {event.tag}, which is not taken")
 
     def sequence(self, events: Iterator[Any], path: PathOf) -> list[Any]:
         """The list that has begun."""
@@ -194,29 +247,32 @@ class Composer:
             if not isinstance(event, yaml.ScalarEvent):
                 self.refuse(event, "has a key that is no text")
             key = event.value
-            if key in values:
+            if key in values or (key == "<<" and merged):
                 self.refuse(event, f"has the key {key!r} twice")
             self.lines[(*path, key)] = event.start_mark.line + 1
             value = self.node(next(events), events, (*path, key))
-            if key == "<<" and isinstance(value, dict):
-                merged = {**value, **merged}
-            else:
+            if key != "<<":
                 values[key] = value
+                continue
+            for part in value if isinstance(value, list) else [value]:
+                if not isinstance(part, dict):
+                    self.refuse(event, "merges something that is no map")
+                merged = {**part, **merged}
         return {**merged, **values}
 
     def scalar(self, event: Any) -> Any:  # noqa: ANN401 - PyYAML has no types here
         """The value of one scalar; dates are left as they are written."""
         tag = event.tag
         if tag is None or tag == "!":
-            tag = self.scalars.resolve(yaml.ScalarNode, event.value, event.implicit)
-            if tag not in SCALARS:
-                return event.value
+            return plain(event.value) if event.implicit[0] else event.value
         if tag not in SCALARS:
             self.refuse(event, f"has the tag {tag}, which is not taken")
-        try:
-            return self.scalars.construct_object(yaml.ScalarNode(tag, event.value))
-        except (ValueError, KeyError):
-            return self.refuse(event, f"{event.value[:40]!r} does not fit its tag {tag}")
+        if tag == f"{TAG}str":
+            return event.value
+        value = plain(event.value)
+        if type(value) not in TYPES[tag.removeprefix(TAG)]:
+            self.refuse(event, f"{event.value[:40]!r} does not fit its tag {tag}")
+        return value
 
     def alias(self, event: Any) -> Any:  # noqa: ANN401 - PyYAML has no types here
         """What the alias stands for, counted once more."""
@@ -237,6 +293,22 @@ class Composer:
     def refuse(self, event: Any, what: str) -> Any:  # noqa: ANN401 - it returns nothing, ever
         """Stop, saying where and why."""
         raise ConfigurationError([f"{self.name}:{event.start_mark.line + 1}: {what}"])
+
+
+def plain(text: str) -> object:
+    """What an unquoted scalar means: YAML 1.2's numbers, 1.1's truth values; what is neither is a text.
+
+    An hour of `1:30` is no number here, nor is what has no finite value; whole numbers stay whole.
+    """
+    if text in NOTHING:
+        return None
+    if text in TRUTH:
+        return TRUTH[text]
+    if WHOLE.match(text):
+        return int(text, 0) if text[:2] in {"0x", "0o"} else int(text)
+    if BROKEN.match(text) and math.isfinite(value := float(text)):
+        return int(value) if value.is_integer() and abs(value) < 1 << 53 else value
+    return text
 
 
 def size(value: object, enough: int) -> int:

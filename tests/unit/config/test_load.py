@@ -482,3 +482,71 @@ def test_json_is_a_configuration_too(tmp_path: Path) -> None:
     file.write_text(json.dumps({**head, "metadata": {"name": "ä"}, "monitors": []}, indent="\t"))
     config = load([file], (), {}).config
     assert (config.metadata.name, config.monitors) == ("ä", ())
+
+
+@pytest.mark.parametrize("name", ["1234", "true", "1e3"])
+def test_a_node_may_have_a_number_for_a_name(name: str, loaded: Callable[..., Loaded]) -> None:
+    assert loaded("settings:\n  nodeName: ${NODE_NAME}\n", NODE_NAME=name).config.settings.node_name == name
+
+
+def test_a_variable_that_is_the_whole_value_is_what_is_wanted_there(loaded: Callable[..., Loaded]) -> None:
+    text = (
+        "settings: {dryRunMode: '${DRY}'}\n"
+        "monitors: [{name: m, type: memory-health-check, config: {swapThreshold: '${SWAP}'}}]\n"
+    )
+    config = loaded(text, DRY="true", SWAP="42").config
+    assert config.settings.dry_run_mode is True
+    assert config.monitors[0].config == {"swapThreshold": 42}
+
+
+@pytest.mark.parametrize(
+    ("monitor", "told"),
+    [
+        pytest.param('name: "a\\n", type: noop', "a DNS label", id="a name with a newline"),
+        pytest.param('name: a, type: noop, interval: "5s\\n"', "a duration", id="a duration with a newline"),
+        pytest.param(
+            "name: a, type: noop, interval: 99999999999s", "a duration", id="a duration without end"
+        ),
+        pytest.param("name: a, type: noop, failureThreshold: .nan", "a whole number", id="no number"),
+        pytest.param(
+            "name: a, type: noop, remediation: {cooldown: x, bad: 1}", "remediation.cooldown", id="inside"
+        ),
+        pytest.param("name: a, type: http-health-check, config: {url: 'http://h:99999/'}", "Port", id="port"),
+        pytest.param("name: a, type: http-health-check, config: {url: 'http://[::1'}", "url", id="address"),
+        pytest.param("name: a, type: http-health-check, config: {url: 'http://a..b/'}", "url", id="host"),
+        pytest.param("name: a, type: http-health-check, config: {url: 'http://h/ä'}", "%XX", id="path"),
+        pytest.param(
+            'name: a, type: http-health-check, config: {url: "http://h/", headers: {a: "b\\r\\nc"}}',
+            "headers.a",
+            id="header",
+        ),
+        pytest.param(
+            "name: a, type: http-health-check, config: {url: 'http://h/', expectedStatusCode: []}",
+            "is empty",
+            id="no code",
+        ),
+        pytest.param(
+            "name: a, type: custom-plugin, config: {path: /x, pluginTimeout: 0s}", "more than 0", id="no time"
+        ),
+        pytest.param('name: a, type: custom-plugin, config: {path: /x, args: ["\\0"]}', "a NUL", id="NUL"),
+        pytest.param(
+            "name: a, type: log-pattern, config: {ruleSets: [kernel, kernel]}", "twice", id="set twice"
+        ),
+        pytest.param(
+            "name: a, type: log-pattern, config: {ruleSets: [kernel], rules: [{name: oom-kill, pattern: x}]}",
+            "already",
+            id="a built-in rule's name",
+        ),
+        pytest.param(
+            "name: a, type: log-pattern, config: {rules: [{name: x, pattern: ''}]}",
+            "not empty",
+            id="no pattern",
+        ),
+    ],
+)
+def test_what_no_check_could_work_with_is_refused(
+    monitor: str, told: str, loaded: Callable[..., Loaded]
+) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        loaded(f"monitors:\n  - {{{monitor}}}\n")
+    assert told in str(refused.value)

@@ -614,3 +614,33 @@ def test_no_descriptor_is_left_open(follow: Callable[..., LogPatternMonitor], st
         look(monitor)
         end(monitor)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_what_is_written_after_a_quiet_start_is_not_missed(
+    follow: Callable[..., LogPatternMonitor], token: str, state: Path
+) -> None:
+    quiet = follow(state=state)
+    look(quiet)
+    end(quiet)
+    say(f"{token} hello")
+    assert look(follow(state=state)).messages == ["hello"]
+
+
+def test_a_position_beyond_the_log_is_not_believed(
+    follow: Callable[..., LogPatternMonitor], token: str, state: Path
+) -> None:
+    (state / "log-log.json").write_text(f'{{"boot": "{boot_id(Path("/proc"))}", "seq": 1000000000000}}')
+    monitor = follow(state=state)
+    look(monitor)
+    say(f"{token} hello")
+    assert look(monitor).messages == ["hello"]
+
+
+def test_a_position_that_is_a_folder_is_set_aside(
+    follow: Callable[..., LogPatternMonitor], token: str, state: Path
+) -> None:
+    (state / "log-log.json").mkdir()
+    monitor = follow(state=state)
+    look(monitor)
+    say(f"{token} hello")
+    assert look(monitor).messages == ["hello"]

@@ -20,7 +20,7 @@ from nodedoctor.errors import Undetermined
 from nodedoctor.monitor import Finding
 from nodedoctor.types import Metric
 from workers.command import run
-from workers.monitors.custom.plugin import PluginMonitor, PluginOptions, printable
+from workers.monitors.custom.plugin import PluginMonitor, PluginOptions, printable, trusted
 
 LONG = 3600
 
@@ -488,3 +488,23 @@ def test_the_condition_and_its_reasons_can_be_named() -> None:
     options = PluginOptions(path="/x", condition="GpuLost", reason="Lost", ok_reason="Found")
     (condition,) = PluginMonitor.conditions_of("gpu-check", options)
     assert (condition.type, condition.reason, condition.ok_reason) == ("GpuLost", "Lost", "Found")
+
+
+def test_a_program_below_a_folder_of_somebody_else_is_not_trusted(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root has something to lose")
+    inner = tmp_path / "open" / "inner"
+    inner.mkdir(parents=True)
+    program = inner / "check"
+    program.write_text("#!/bin/sh\nexit 0\n")
+    program.chmod(0o755)
+    assert trusted(program) == program
+    inner.parent.chmod(0o777)
+    with pytest.raises(Undetermined, match="chown root"):
+        trusted(program)
+
+
+def test_what_runs_is_what_a_link_led_to_when_it_was_looked_at(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("/bin/true")
+    assert trusted(link) == Path("/bin/true").resolve()

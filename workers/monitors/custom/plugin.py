@@ -44,9 +44,20 @@ class PluginOptions(Options, frozen=True):
     """The condition's reason while it is False."""
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        """An absolute path."""
+        """What no program can be started with."""
         if not self.path.startswith("/"):
             yield "path", f"found {self.path!r}, allowed: an absolute path"
+        if seconds(self.plugin_timeout) <= 0:
+            yield "pluginTimeout", f"found {self.plugin_timeout!r}, allowed: more than 0"
+        for option, text in (("path", self.path), *((f"args[{i}]", arg) for i, arg in enumerate(self.args))):
+            if "\0" in text:
+                yield option, "holds a NUL"
+        for name, value in self.environment.items():
+            if not name or "=" in name or "\0" in name + value:
+                yield (
+                    "environment",
+                    f"found {name!r}: a variable's name is not empty and has no =, and none has a NUL",
+                )
 
 
 class PluginMonitor(Monitor[PluginOptions]):
@@ -66,8 +77,7 @@ class PluginMonitor(Monitor[PluginOptions]):
     def check(self) -> Iterator[Observation]:
         """Run it once."""
         (condition,) = self.conditions_of(self.name, self.options)
-        path = Path(self.options.path)
-        require_trusted(path)
+        path = trusted(Path(self.options.path))
         completed = run(
             (str(path), *self.options.args),
             timeout=seconds(self.options.plugin_timeout),
@@ -113,26 +123,24 @@ class PluginMonitor(Monitor[PluginOptions]):
         )
 
 
-def require_trusted(path: Path) -> None:
-    """Refuse what others could have put there, when this process may do more than they.
+def trusted(path: Path) -> Path:
+    """The file that `path` leads to, which is the one to run: nobody but root could have put it, or a folder, there.
 
     Raises:
-        Undetermined: the file is missing, or not to be trusted.
+        Undetermined: it is missing, or others could replace it while this process may do more than they.
     """
     try:
         real = path.resolve(strict=True)
-        places = [real, real.parent]
-        modes = [place.stat() for place in places]
+        places = [(place, place.stat()) for place in (real, *real.parents)]
     except OSError as error:
         raise Undetermined(f"{path}: {error.strerror}", "PluginNotExecutable") from None
-    if os.geteuid() != 0:
-        return
-    for place, mode in zip(places, modes, strict=True):
+    for place, mode in places if os.geteuid() == 0 else ():
         # In a sticky folder nobody can replace another's file.
         shared = mode.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not mode.st_mode & stat.S_ISVTX
         if mode.st_uid != 0 or shared:
             text = f"{place} belongs to or can be written by others than root: chown root, chmod go-w"
             raise Undetermined(text, "PluginNotTrusted")
+    return real
 
 
 def printable(output: bytes) -> str:

@@ -25,25 +25,22 @@ class Line(NamedTuple):
 class KernelLog:
     """Reads records without waiting. `lost` counts those that were overwritten before they were read."""
 
-    def __init__(self, path: Path, after: int | None = None) -> None:
-        """Open the device.
+    def __init__(self, path: Path, after: int) -> None:
+        """Open the device at the oldest record that it has.
 
         Args:
             path: The device.
-            after: Go on after the record of this number; None starts with what comes next.
+            after: Go on after the record of this number.
 
         Raises:
             OSError: it can't be opened.
         """
         self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self.after = -1 if after is None else after
-        self.known = after is not None
+        self.after = after
         self.lost = 0
-        if after is None:
-            os.lseek(self.descriptor, 0, os.SEEK_END)
 
     def read(self, limit: int) -> Iterator[Line]:
-        """Yield the records that are there, at most `limit`; those from before the start are passed over."""
+        """Yield the records that are there, at most `limit`; those up to `after` are passed over."""
         for _ in range(limit):
             try:
                 record = os.read(self.descriptor, LONGEST_RECORD)
@@ -53,16 +50,33 @@ class KernelLog:
                 # Records were overwritten; the next read goes on at the oldest that is left.
                 continue
             line = parse(record)
-            if self.known and line.seq <= self.after:
+            if line.seq <= self.after:
                 continue
-            if self.known:
+            if self.after >= 0:
                 self.lost += line.seq - self.after - 1
-            self.after, self.known = line.seq, True
+            self.after = line.seq
             yield line
 
     def close(self) -> None:
         """Let go of the device."""
         os.close(self.descriptor)
+
+
+def numbers(path: Path, since_usec: float) -> tuple[int, int]:
+    """The number of the last record before `since_usec` (microseconds since boot), and that of the last one of all.
+
+    Raises:
+        OSError: the device can't be opened.
+    """
+    log = KernelLog(path, -1)
+    before = -1
+    try:
+        for line in log.read(1 << 20):
+            if line.usec < since_usec:
+                before = line.seq
+        return before, log.after
+    finally:
+        log.close()
 
 
 def parse(record: bytes) -> Line:

@@ -24,7 +24,7 @@ from nodedoctor.monitor import (
 )
 from nodedoctor.types import Event, Severity, utc_now
 from nodedoctor.words import did_you_mean
-from workers.monitors.logs.kmsg import KernelLog, Line
+from workers.monitors.logs.kmsg import KernelLog, Line, numbers
 from workers.monitors.logs.position import Latched, Position, boot_id, load, save
 from workers.monitors.logs.rules import Hit, Matcher, Rule, rule_faults, rule_set, rule_sets
 
@@ -60,13 +60,17 @@ class LogPatternOptions(Options, frozen=True):
             if name not in known:
                 found = f"found {name!r}, allowed: {', '.join(known)}{did_you_mean(name, known)}"
                 yield f"ruleSets[{index}]", found
-        seen: set[str] = set()
+        seen = [
+            rule.name for name in dict.fromkeys(self.rule_sets) if name in known for rule in rule_set(name)
+        ]
+        if len(set(self.rule_sets)) < len(self.rule_sets):
+            yield "ruleSets", "names a set twice"
         for index, rule in enumerate(self.rules):
             for option, fault in rule_faults(rule):
                 yield f"rules[{index}].{option}", fault
             if rule.name in seen:
-                yield f"rules[{index}].name", f"{rule.name!r} stands in the list already"
-            seen.add(rule.name)
+                yield f"rules[{index}].name", f"there is a rule {rule.name!r} already, here or in ruleSets"
+            seen.append(rule.name)
         if not self.rule_sets and not self.rules:
             yield "rules", "there is nothing to look for: name rules or ruleSets"
 
@@ -98,6 +102,7 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
         self.told_lost = 0
         self.log: KernelLog | None = None
         self.latched: dict[str, Latched] = {}
+        self.found = False
         self.saved_at = 0.0
         self.saved: Position | None = None
 
@@ -123,10 +128,14 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
     def check(self) -> Iterator[Observation]:
         """Take the lines that are there, and say what holds now."""
         log = self.log or self.open()
+        # What the last check has found is published by now: from here on a restart need not repeat it.
+        self.keep(at_once=self.found)
+        self.found = False
         events: list[Event] = []
         for line in log.read(LINES_AT_ONCE):
             self.lines += 1
             for hit in self.matcher.hits(line.text):
+                self.found = True
                 events += self.on_hit(hit, line)
         yield from bounded(events)
         if log.lost > self.told_lost:
@@ -138,7 +147,6 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
         yield LOST(log.lost)
         for name, count in self.matches.items():
             yield MATCHES(count, rule=name)
-        self.keep()
 
     def on_hit(self, hit: Hit, line: Line) -> Iterator[Event]:
         """What one match means: an event, or a condition set or cleared."""
@@ -190,43 +198,26 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
             PermissionError: the device may not be read.
         """
         known = load(self.file) if self.file else None
-        boot = boot_id(self.host.proc)
+        path = Path(self.options.path)
         try:
-            if known and known.boot == boot:
-                self.latched = dict(known.latched)
-                self.log = KernelLog(Path(self.options.path), known.seq)
-            elif known:
+            lookback = seconds(self.options.lookback)
+            start, newest = numbers(path, (time.clock_gettime(time.CLOCK_MONOTONIC) - lookback) * 1e6)
+            if known and known.boot != boot_id(self.host.proc):
                 # Everything in the ring is of this boot, and nobody has read it.
-                self.log = KernelLog(Path(self.options.path), -1)
-                self.log.known = False
-            else:
-                self.log = KernelLog(Path(self.options.path), self.before_lookback())
+                start = -1
+            elif known and known.seq <= newest:
+                start, self.latched = known.seq, dict(known.latched)
+            elif known:
+                logger.warning("%s is ahead of %s, so it is not of this log; it is not used", self.file, path)
+            self.log = KernelLog(path, start if known or lookback else newest)
         except PermissionError as error:
             error.strerror = f"{error.strerror}: reading it needs CAP_SYSLOG (run the agent as root)"
             raise
         return self.log
 
-    def before_lookback(self) -> int | None:
-        """The number of the last record that is too old to be looked at; None to start with what comes next."""
-        lookback = seconds(self.options.lookback)
-        if not lookback:
-            return None
-        oldest = (time.clock_gettime(time.CLOCK_MONOTONIC) - lookback) * 1e6
-        past = KernelLog(Path(self.options.path), -1)
-        past.known = False
-        try:
-            last = -1
-            for line in past.read(1 << 20):
-                if line.usec >= oldest:
-                    return line.seq - 1
-                last = line.seq
-        finally:
-            past.close()
-        return last
-
     def keep(self, *, at_once: bool = False) -> None:
         """Write the position, at most once a second."""
-        if self.file is None or self.log is None or not self.log.known:
+        if self.file is None or self.log is None:
             return
         position = Position(boot_id(self.host.proc), self.log.after, dict(self.latched))
         if position != self.saved and (at_once or time.monotonic() - self.saved_at >= SAVE_EVERY):

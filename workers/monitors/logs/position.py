@@ -39,7 +39,7 @@ def load(path: Path) -> Position | None:
         return msgspec.json.decode(path.read_bytes(), type=Position)
     except FileNotFoundError:
         return None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, IsADirectoryError) as error:
         aside = path.with_suffix(".damaged")
         path.rename(aside)
         logger.warning("%s is damaged (%s) and was set aside as %s", path, error, aside.name)

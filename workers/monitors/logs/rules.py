@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import re2
 import yaml
+from msgspec import Meta
 
 from nodedoctor.config.model import ConditionName
 from nodedoctor.duration import Duration
@@ -33,7 +34,7 @@ class Rule(Options, frozen=True):
 
     name: str
     """Names the rule in metrics."""
-    pattern: str
+    pattern: Annotated[str, Meta(min_length=1)]
     """A regular expression (RE2) that is searched for in each line."""
     type: Literal["temporary", "permanent"] = "temporary"
     """temporary: each match is an event. permanent: a match sets the condition."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import re
 import socket
 import ssl
 import time
@@ -26,6 +27,8 @@ UP = Gauge("http_up", "1 if the last request was answered as expected")
 CODE = Gauge("http_status_code", "Status code of the last answer, 0 without one")
 DURATION = Gauge("http_response_seconds", "Time from connecting to the last byte that was read")
 LONGEST_BODY = 64 * 1024
+HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
+HEADER_VALUE = re.compile(r"[ -~\t]*\Z")
 
 
 class HttpOptions(Options, frozen=True):
@@ -50,18 +53,55 @@ class HttpOptions(Options, frozen=True):
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """What makes a request impossible."""
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            yield "url", f"found {self.url!r}, allowed: http://HOST[:PORT][/PATH] or https://..."
-        if parts.username or parts.password:
-            yield "url", "holds credentials; send them as a header instead"
+        yield from url_faults(self.url)
         if self.method not in {"GET", "HEAD"}:
             yield "method", f"found {self.method!r}, allowed: GET, HEAD"
-        if self.expected_body:
-            try:
-                re2.compile(self.expected_body)
-            except re2.error as error:
-                yield "expectedBody", f"RE2 can't take {self.expected_body!r}: {error}"
+        if seconds(self.request_timeout) <= 0:
+            yield "requestTimeout", f"found {self.request_timeout!r}, allowed: more than 0"
+        if self.expected_status_code == ():
+            yield "expectedStatusCode", "is empty: no answer could be right"
+        for name, value in self.headers.items():
+            if not HEADER_NAME.match(name) or not HEADER_VALUE.match(value):
+                yield (
+                    f"headers.{name}",
+                    "a header's name is made of letters, digits and -, its value of ASCII in one line",
+                )
+        if "\0" in self.ca_file:
+            yield "caFile", "holds a NUL"
+        try:
+            body_pattern(self.expected_body)
+        except re2.error as error:
+            why = error.args[0]
+            text = why.decode(errors="replace") if isinstance(why, bytes) else why
+            yield "expectedBody", f"RE2 can't take {self.expected_body!r}: {text}"
+
+
+def url_faults(url: str) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with `url`."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        host = (parts.hostname or "").encode("idna")
+    except (ValueError, UnicodeError) as error:
+        yield "url", f"found {url!r}: {error}"
+        return
+    if parts.scheme not in {"http", "https"} or not host or port == 0:
+        yield "url", f"found {url!r}, allowed: http://HOST[:PORT][/PATH] or https://..."
+    if parts.username or parts.password:
+        yield "url", "holds credentials; send them as a header instead"
+    if not re.match(r"[!-~]*\Z", parts.path + parts.query):
+        yield "url", f"found {url!r}: blanks and what is not ASCII must be written as %XX"
+
+
+def body_pattern(pattern: str) -> Any:  # noqa: ANN401 - re2 has no types
+    """`pattern` for bytes, whatever their encoding.
+
+    Raises:
+        re2.error: RE2 can't take it.
+    """
+    options = re2.Options()
+    options.encoding, options.log_errors = re2.Options.Encoding.LATIN1, False
+    return re2.compile(pattern.encode(), options)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -107,7 +147,7 @@ def verdict(options: HttpOptions, answer: Answer) -> tuple[str, str]:
     if answer.status not in codes:
         wanted = " or ".join(str(code) for code in codes)
         return "UnexpectedStatus", f"answered {answer.status}, expected {wanted}"
-    if options.expected_body and not re2.search(options.expected_body.encode(), answer.body):
+    if options.expected_body and not body_pattern(options.expected_body).search(answer.body):
         return "UnexpectedBody", f"the body does not match {options.expected_body!r}"
     return "", ""
 
@@ -126,7 +166,7 @@ def exchange(options: HttpOptions) -> Answer:
     except ssl.SSLError as error:
         text = getattr(error, "verify_message", "") or error.reason or str(error)
         return Answer(reason="TLSFailed", message=f"TLS failed: {text}")
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Answer(reason="RequestFailed", message=f"the request failed: {text}")
 
