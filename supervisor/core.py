@@ -5,7 +5,6 @@ It has one thread, no ZeroMQ context, and waits for nothing that a worker could 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
 import gc
@@ -20,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from multiprocess import util
+from multiprocess import process as processes
 from multiprocess.context import ForkContext
 from setproctitle import setproctitle
 
@@ -139,8 +138,8 @@ class Supervisor:
                 for happening in self.wait():
                     self.act_all(self.plan.on(happening, time.monotonic()))
         kill_orphans(set())
-        # It would join every child at exit, and wait for ever for one that even SIGKILL did not end.
-        atexit.unregister(util._exit_function)  # noqa: SLF001 - there is no public way
+        # At exit it would join every child, and wait for ever for one that even SIGKILL did not end.
+        processes._children.clear()  # noqa: SLF001 - there is no public way
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:

@@ -152,7 +152,25 @@ def families(state: BrokerState, workers: tuple[WorkerView, ...], queued: int) -
         for key, count in data.report.requests.items()
     }
     yield family("api_requests_total", "Requests to the API server", ("operation", "result"), requests)
+    yield from unused(state)
     yield from monitors_own(state)
+
+
+def unused(state: BrokerState) -> Iterator[Family]:
+    """Metrics of parts that are not active: their names are there for dashboards and alerts, without any series.
+
+    The configuration was loaded once, at the start.
+    """
+    for outcome in ("attempted", "succeeded", "failed"):
+        yield family(f"remediations_{outcome}_total", f"Remediations {outcome}", ("strategy", "monitor"), {})
+    skipped = ("strategy", "monitor", "reason")
+    yield family("remediations_skipped_total", "Remediations that a rule has stopped", skipped, {})
+    yield gauge("circuit_breaker_state", "0 closed, 1 half-open, 2 open", ())
+    reloads: dict[Labels, float] = {("success",): 0.0, ("failure",): 0.0}
+    yield family("config_reloads_total", "Reloads of the configuration", ("result",), reloads)
+    loaded = state.workers["supervisor"].since if "supervisor" in state.workers else state.started
+    when = "When the configuration that runs was loaded"
+    yield gauge("config_last_reload_success_timestamp_seconds", when, [Sample({}, loaded.timestamp())])
 
 
 def condition_samples(state: BrokerState) -> Iterator[Sample]:

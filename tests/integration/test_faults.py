@@ -38,7 +38,8 @@ def test_it_reports_the_machine_and_stops_without_leaving_anything(agent: Start)
     assert one.condition("MemoryLow")["status"] in {"True", "False"}
     assert one.end() == 0
     assert one.left_behind() == []
-    assert "stopped" in one.text()
+    assert one.text().strip().endswith('"message":"stopped"}')
+    assert "Traceback" not in one.text()
 
 
 def test_a_check_that_raises_is_a_condition_and_recovers(agent: Start, tmp_path: Path) -> None:

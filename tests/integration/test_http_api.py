@@ -236,3 +236,32 @@ def test_ipv6_is_served(agent: Start) -> None:
     with socket.create_connection(("::1", port), timeout=5):
         pass
     assert one.condition("ExporterUnavailable")["status"] == "False"
+
+
+def test_every_metric_that_is_promised_is_there(agent: Start) -> None:
+    one = agent(WELL).ready()
+    text = request(one, "/metrics")[2].decode()
+    promised = [
+        "build_info",
+        "monitor_checks_total",
+        "monitor_duration_seconds",
+        "condition",
+        "problems_detected_total",
+        "events_total",
+        "remediations_attempted_total",
+        "remediations_succeeded_total",
+        "remediations_failed_total",
+        "remediations_skipped_total",
+        "circuit_breaker_state",
+        "api_requests_total",
+        "status_channel_size",
+        "status_lost_total",
+        "worker_up",
+        "worker_restarts_total",
+        "worker_stuck",
+        "worker_memory_bytes",
+        "worker_cpu_seconds_total",
+        "config_reloads_total",
+        "config_last_reload_success_timestamp_seconds",
+    ]
+    assert [name for name in promised if f"# TYPE node_doctor_{name} " not in text] == []
