@@ -197,6 +197,7 @@ def become_command(
             hard = resource.getrlimit(limit)[1]
             bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(limit, (bound, bound))
+        program = os.open(argv[0], os.O_RDONLY | os.O_CLOEXEC)
         if user is not None:
             os.setgroups([])
             os.setresgid(user.gid, user.gid, user.gid)
@@ -205,11 +206,24 @@ def become_command(
         # After the change of user, which would undo it.
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.chdir("/")
-        os.execve(argv[0], list(argv), {"PATH": PATH, "LANG": "C", "HOME": "/", **environment})  # noqa: S606 - no shell is wanted
+        execute(program, argv, {"PATH": PATH, "LANG": "C", "HOME": "/", **environment})
     except (OSError, ValueError) as failure:
         os.write(error, (getattr(failure, "strerror", None) or str(failure)).encode())
     finally:
         os._exit(NOT_STARTED)
+
+
+def execute(program: int, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Become the program `argv[0]`, by its path or, where a folder above it is closed to this user, as it was opened.
+
+    Raises:
+        OSError: it can't be executed.
+    """
+    try:
+        os.execve(argv[0], list(argv), environment)  # noqa: S606 - no shell is wanted
+    except PermissionError:
+        os.set_inheritable(program, True)
+        os.execve(program, list(argv), environment)  # noqa: S606 - no shell is wanted
 
 
 def await_end(pid: int, timeout: float, alive: int) -> bytes:

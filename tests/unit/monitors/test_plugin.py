@@ -19,7 +19,7 @@ import pytest
 from nodedoctor.errors import Undetermined
 from nodedoctor.monitor import Finding
 from nodedoctor.types import Metric
-from workers.command import run
+from workers.command import run, user_named
 from workers.monitors.custom.plugin import PluginMonitor, PluginOptions, printable, trusted
 
 LONG = 3600
@@ -393,7 +393,7 @@ def test_fifty_runs_leave_no_descriptor_and_no_process(script: Callable[..., Pat
 
 CALLER = """
 import sys
-from workers.command import run
+from workers.command import run, user_named
 run(("/bin/sh", "-c", sys.argv[1]), timeout=3600, max_output=10)
 """
 
@@ -508,3 +508,20 @@ def test_what_runs_is_what_a_link_led_to_when_it_was_looked_at(tmp_path: Path) -
     link = tmp_path / "link"
     link.symlink_to("/bin/true")
     assert trusted(link) == Path("/bin/true").resolve()
+
+
+def test_a_program_in_a_folder_that_is_closed_to_its_user_runs(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o700)
+    program = folder / "check"
+    program.write_text("#!/bin/sh\nid -un\nexit 1\n")
+    program.chmod(0o755)
+    done = run((str(program),), timeout=5, max_output=100, user=user_named("nobody"))
+    assert (done.code, done.stdout) == (1, b"nobody\n")
+    program.chmod(0o700)
+    assert (
+        "Permission denied"
+        in run((str(program),), timeout=5, max_output=100, user=user_named("nobody")).error
+    )
