@@ -9,6 +9,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from concurrent import futures
 from typing import Any
 
 from gunicorn import glogging, sock
@@ -29,6 +30,7 @@ TITLE = "node-doctor: exporter http"
 SLOWEST_CLIENT = 10
 """Seconds that a TCP client may keep a thread waiting: it must not take them all from the probes."""
 THREADS = 8
+LOCAL_THREADS = 4
 
 logger = logging.getLogger(__name__)
 
@@ -44,24 +46,30 @@ class Log(glogging.Logger):  # type: ignore[misc] # gunicorn has no types
 
 
 class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
-    """Serves both listeners; what comes over the unix socket is never TLS."""
+    """Serves both listeners. The unix socket, over which probes come, has no TLS and threads of its own.
+
+    Slow clients of the port can keep all of the other threads waiting, and may not make the agent look dead.
+    """
+
+    def init_process(self) -> None:
+        """Prepare what connections over the unix socket get, then serve."""
+        self.plain = copy.deepcopy(self.cfg)
+        self.plain.set("certfile", None)
+        self.plain.set("keyfile", None)
+        self.local_pool = futures.ThreadPoolExecutor(max_workers=LOCAL_THREADS)
+        super().init_process()
 
     def enqueue_req(self, conn: TConn) -> None:
         """Take one connection."""
+        pool = self.tpool
         if conn.sock.family == socket.AF_UNIX:
-            conn.cfg = self.plain
+            conn.cfg, pool = self.plain, self.local_pool
         else:
             patience = struct.pack("ll", SLOWEST_CLIENT, 0)
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
             conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
-        super().enqueue_req(conn)
-
-    def init_process(self) -> None:
-        """Prepare the settings for connections without TLS, then serve."""
-        self.plain = copy.deepcopy(self.cfg)
-        self.plain.set("certfile", None)
-        self.plain.set("keyfile", None)
-        super().init_process()
+        future = pool.submit(self.handle, conn)
+        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
 
 
 class Application(BaseApplication):  # type: ignore[misc] # gunicorn has no types
