@@ -11,10 +11,13 @@ import click
 import zmq
 
 from nodedoctor.bus.messages import Envelope, envelope_decoder
-from nodedoctor.bus.sockets import BUS, address, subscriber
+from nodedoctor.bus.sockets import BUS, SnapshotClient, address, subscriber
 from nodedoctor.cli.options import run_folder
 from nodedoctor.errors import AgentUnreachableError
 from nodedoctor.folders import run_dir as folder
+
+PATIENCE = 3.0
+"""Seconds that the broker has to answer before the bus counts as dead."""
 
 
 @click.command()
@@ -58,11 +61,12 @@ def messages(
     where: Path, prefixes: tuple[str, ...], timeout: float | None
 ) -> Iterator[tuple[bytes, Envelope]]:
     """Yield each message, raw and decoded, for `timeout` seconds."""
-    end = None if timeout is None else time.monotonic() + timeout
     context = zmq.Context(io_threads=1)
     socket = subscriber(context, *(prefixes or ("",)))
     socket.connect(address(where, BUS))
     try:
+        require_broker(context, where)
+        end = None if timeout is None else time.monotonic() + timeout
         while end is None or time.monotonic() < end:
             left = 1000 if end is None else max(1, int((end - time.monotonic()) * 1000))
             if socket.poll(left):
@@ -71,6 +75,21 @@ def messages(
     finally:
         socket.close()
         context.term()
+
+
+def require_broker(context: zmq.Context[zmq.Socket[bytes]], where: Path) -> None:
+    """Make sure that somebody serves the bus: the socket of an agent that was killed is still there.
+
+    Raises:
+        AgentUnreachableError: nobody answers.
+    """
+    client = SnapshotClient(context, where)
+    try:
+        if client.fetch(PATIENCE) is None:
+            msg = f"nobody answers at {where}: the agent has ended, or its broker hangs"
+            raise AgentUnreachableError(msg)
+    finally:
+        client.close()
 
 
 def in_a_line(envelope: Envelope) -> str:

@@ -95,6 +95,17 @@ def test_who_asks_an_agent_that_is_not_there_gets_exit_code_3(command: list[str]
     assert "Traceback" not in done.stderr
 
 
+def test_a_bus_whose_agent_is_gone_is_not_listened_to_for_ever(agent: Start) -> None:
+    one = agent(WELL).ready()
+    one.processes()
+    kill(one.process.pid)
+    one.process.wait(10)
+    assert (one.run_dir / "bus.sock").is_socket()
+    done = node_doctor("tap", "--run-dir", str(one.run_dir))
+    assert done.returncode == 3
+    assert "nobody answers" in done.stderr
+
+
 def test_probes_answer_within_three_seconds_whatever_happens(agent: Start, tmp_path: Path) -> None:
     one = agent(WELL).ready()
     for what in ("live", "ready"):

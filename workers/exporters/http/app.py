@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import socket
 import ssl
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,7 +15,7 @@ import msgspec
 from werkzeug.exceptions import HTTPException
 
 from nodedoctor.bus.messages import ExporterState, Snapshot, encoder
-from nodedoctor.config.model import Config
+from nodedoctor.config.model import HttpExporter
 from nodedoctor.exporter import Agent
 from nodedoctor.health import Health, health
 from nodedoctor.types import utc_now
@@ -34,9 +35,10 @@ View = Callable[[], flask.Response]
 class Api:
     """Answers requests from the broker's state. Nothing here can change anything on the node."""
 
-    def __init__(self, agent: Agent, config: Config) -> None:
+    def __init__(self, agent: Agent, namespace: str, *, npd_compatible: bool) -> None:
         self.agent = agent
-        self.config = config
+        self.namespace = namespace
+        self.npd_compatible = npd_compatible
 
     def snapshot(self) -> Snapshot:
         """The broker's state; 503 while it has never answered."""
@@ -126,22 +128,20 @@ class Api:
 
     def metrics(self) -> flask.Response:
         """The same as at the Prometheus exporter's port."""
-        options = self.config.exporters.prometheus
-        accept = flask.request.headers.get("Accept", "")
         body, content_type = exposition(
             self.snapshot(),
             self.agent.age(),
-            options.namespace,
-            npd_compatible=options.npd_compatible,
-            accept=accept,
+            self.namespace,
+            npd_compatible=self.npd_compatible,
+            accept=flask.request.headers.get("Accept", ""),
         )
         return flask.Response(body, content_type=content_type, headers={"Cache-Control": "no-store"})
 
 
-def create_app(agent: Agent, config: Config) -> flask.Flask:
-    """The application that serves `agent`'s state as `config` wants it."""
+def create_app(agent: Agent, options: HttpExporter, namespace: str, *, npd_compatible: bool) -> flask.Flask:
+    """The application that serves `agent`'s state as `options` say; the other two are for `/metrics`."""
     app = flask.Flask("node-doctor", static_folder=None)
-    api = Api(agent, config)
+    api = Api(agent, namespace, npd_compatible=npd_compatible)
     views: dict[str, Callable[..., flask.Response]] = {
         "/": api.index,
         "/health": api.health,
@@ -163,10 +163,10 @@ def create_app(agent: Agent, config: Config) -> flask.Flask:
         "detailed-status": api.status,
         "remediation-history": api.history,
     }
-    views |= {endpoint.path: handlers[endpoint.handler] for endpoint in config.exporters.http.endpoints}
+    views |= {endpoint.path: handlers[endpoint.handler] for endpoint in options.endpoints}
     for path, view in views.items():
         app.add_url_rule(path, path, view, methods=["GET"], provide_automatic_options=False)
-    app.before_request(lambda: refuse_strangers(config))
+    app.before_request(lambda: refuse_strangers(options))
     app.register_error_handler(Exception, failure)
     return app
 
@@ -190,11 +190,11 @@ def asked_limit() -> int:
     return int(text)
 
 
-def refuse_strangers(config: Config) -> None:
+def refuse_strangers(options: HttpExporter) -> None:
     """401 for who has no right to ask. The unix socket lies in a folder that only the agent's user can enter."""
-    request, options = flask.request, config.exporters.http
+    request = flask.request
     connection = request.environ.get("gunicorn.socket")
-    local = not request.environ.get("REMOTE_ADDR")
+    local = connection is not None and connection.family == socket.AF_UNIX
     if local or request.path in OPEN:
         return
     if options.tls_client_ca_file and not (
@@ -209,7 +209,11 @@ def refuse_strangers(config: Config) -> None:
 
 def right_token(header: str, path: str) -> bool:
     """Whether `header` carries the token in the file `path`, which may have been changed since the last request."""
-    expected = Path(path).read_bytes().strip()
+    try:
+        expected = Path(path).read_bytes().strip()
+    except OSError as error:
+        logger.error("bearerTokenFile %s can't be read, so that no token is right: %s", path, error.strerror)
+        flask.abort(500, "the token can't be checked; the agent's log says why")
     word, _, token = header.partition(" ")
     return (
         bool(expected) and word.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), expected)

@@ -14,10 +14,11 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; margin-bottom: 2rem; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8884; vertical-align: top; }
-.healthy, .ok, .running, .False { color: #18794e; } .degraded, .Unknown, .unknown { color: #8a5a00; }
-.unhealthy, .True, .problem, .hung, .crashed, .stuck, .paused, .unavailable { color: #b42318; font-weight: 600; }
+.healthy, .ok, .running, .False { color: #18794e; } .degraded, .Unknown, .unknown, .warning { color: #8a5a00; }
+.unhealthy, .True, .problem, .hung, .crashed, .stuck, .paused, .unavailable, .error { color: #b42318; font-weight: 600; }
 @media (prefers-color-scheme: dark) { body { background: #111; color: #ddd; } .healthy, .ok, .running, .False { color: #4cc38a; }
-.degraded, .Unknown, .unknown { color: #f5b944; } .unhealthy, .True, .problem, .hung, .crashed { color: #ff8a80; } }
+.degraded, .Unknown, .unknown, .warning { color: #f5b944; }
+.unhealthy, .True, .problem, .hung, .crashed, .stuck, .paused, .unavailable, .error { color: #ff8a80; } }
 """
 
 
@@ -25,6 +26,11 @@ def page(snapshot: Snapshot) -> str:
     """The whole page; it asks for itself again every 10 seconds and loads nothing from anywhere else."""
     state, node = health(snapshot), escape(snapshot.node)
     uptime = human((utc_now() - snapshot.started).total_seconds())
+    problems = table(
+        "Problems",
+        ("Problem", "Severity", "Reason", "Message", "Monitor", "Since"),
+        ((p.type, p.severity, p.reason, p.message, p.monitor, p.first_seen) for p in snapshot.problems),
+    )
     conditions = table(
         "Conditions",
         ("Condition", "Status", "Reason", "Message", "Monitor", "Since"),
@@ -53,7 +59,8 @@ def page(snapshot: Snapshot) -> str:
         f'<meta name="viewport" content="width=device-width"><meta http-equiv="refresh" content="10">'
         f"<style>{STYLE}</style></head><body>"
         f'<h1>{node} is <span class="{state}">{state}</span></h1>'
-        f"<p>node-doctor {escape(snapshot.version)}, up for {uptime}</p>{conditions}{monitors}{exporters}{workers}</body></html>"
+        f"<p>node-doctor {escape(snapshot.version)}, up for {uptime}</p>"
+        f"{problems if snapshot.problems else '<p>No problems.</p>'}{conditions}{monitors}{exporters}{workers}</body></html>"
     )
 
 

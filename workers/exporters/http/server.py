@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
 import socket
-import struct
+import ssl
 import time
 from collections.abc import Iterator
-from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from gunicorn import glogging, sock
@@ -27,10 +28,12 @@ from workers.exporters.listening import explain, listen, waits
 from workers.privileges import die_with_parent
 
 TITLE = "node-doctor: exporter http"
-SLOWEST_CLIENT = 10
-"""Seconds that a TCP client may keep a thread waiting: it must not take them all from the probes."""
-THREADS = 8
-LOCAL_THREADS = 4
+SLOWEST_CLIENT = 10.0
+"""Seconds that a TCP client has for its request and to take the response, together."""
+MOST_CONNECTIONS = 200
+"""TCP connections at once; gunicorn accepts up to 1000, so that there is always room for the unix socket's."""
+THREADS, LOCAL_THREADS = 8, 4
+"""How many requests are served at once over TCP, and besides them over the unix socket."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,24 +55,47 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
     """
 
     def init_process(self) -> None:
-        """Prepare what connections over the unix socket get, then serve."""
+        """Prepare what connections over the unix socket have for themselves, then serve."""
         self.plain = copy.deepcopy(self.cfg)
         self.plain.set("certfile", None)
         self.plain.set("keyfile", None)
-        self.local_pool = futures.ThreadPoolExecutor(max_workers=LOCAL_THREADS)
+        self.local_pool = ThreadPoolExecutor(LOCAL_THREADS)
+        self.due: dict[TConn, float] = {}
         super().init_process()
 
+    def accept(self, listener: sock.BaseSocket) -> None:
+        """Take one connection, or turn it away when strangers have too many."""
+        if listener.family == socket.AF_UNIX or self.nr_conns < MOST_CONNECTIONS:
+            super().accept(listener)
+            return
+        # The client may have gone since.
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            listener.accept()[0].close()
+
     def enqueue_req(self, conn: TConn) -> None:
-        """Take one connection."""
-        pool = self.tpool
+        """Hand one request to the threads of its listener."""
         if conn.sock.family == socket.AF_UNIX:
-            conn.cfg, pool = self.plain, self.local_pool
+            conn.cfg = self.plain
+            future = self.local_pool.submit(self.handle, conn)
+            future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
         else:
-            patience = struct.pack("ll", SLOWEST_CLIENT, 0)
-            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
-            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
-        future = pool.submit(self.handle, conn)
-        future.add_done_callback(lambda done: self.method_queue.defer(self.finish_request, conn, done))
+            self.due[conn] = time.monotonic() + SLOWEST_CLIENT
+            super().enqueue_req(conn)
+
+    def finish_request(self, conn: TConn, done: Future[Any]) -> None:
+        """A request has ended."""
+        self.due.pop(conn, None)
+        super().finish_request(conn, done)
+
+    def notify(self) -> None:
+        """Called each second by gunicorn's loop: cut off who sends or takes a byte now and then."""
+        super().notify()
+        now = time.monotonic()
+        for conn in [conn for conn, due in self.due.items() if due <= now]:
+            del self.due[conn]
+            # It may have ended by itself since. A TLS socket's own shutdown disturbs the thread that reads from it.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(conn.sock, socket.SHUT_RDWR)
 
 
 class Application(BaseApplication):  # type: ignore[misc] # gunicorn has no types
@@ -117,7 +143,8 @@ class Application(BaseApplication):  # type: ignore[misc] # gunicorn has no type
         agent = self.context.connect()
         state = ExporterState.UNAVAILABLE if self.trouble else ExporterState.RUNNING
         agent.report(state, self.trouble)
-        return create_app(agent, self.context.config)
+        metrics = self.context.config.exporters.prometheus
+        return create_app(agent, self.options, metrics.namespace, npd_compatible=metrics.npd_compatible)
 
 
 class PatientArbiter(Arbiter):  # type: ignore[misc] # gunicorn has no types
@@ -137,24 +164,25 @@ class PatientArbiter(Arbiter):  # type: ignore[misc] # gunicorn has no types
 
     def take_port(self) -> bool:
         """Try to have the TCP port; whether it is there now."""
-        options, application = self.app.options, self.app
-        try:
-            listener = listen(options.bind_address, options.host_port)
-        except OSError as error:
-            text = explain(error, options.bind_address, options.host_port)
-            if text != application.trouble:
-                logger.error("%s; trying again", text)
-            application.trouble = text
-            self.retry_at = time.monotonic() + next(self.waits)
-            return False
+        options = self.app.options
+        trouble = certificate_fault(options)
+        if not trouble:
+            try:
+                self.add(listen(options.bind_address, options.host_port))
+            except OSError as error:
+                trouble = explain(error, options.bind_address, options.host_port)
+        if trouble and trouble != self.app.trouble:
+            logger.error("%s; trying again", trouble)
+        self.app.trouble = trouble
+        self.retry_at = time.monotonic() + next(self.waits) if trouble else None
+        return not trouble
+
+    def add(self, listener: socket.socket) -> None:
+        """Have the next worker serve `listener` too."""
         kind = sock.TCP6Socket if listener.family == socket.AF_INET6 else sock.TCPSocket
-        self.LISTENERS = [
-            *self.LISTENERS,
-            kind(listener.getsockname(), self.cfg, self.log, fd=listener.detach()),
-        ]
-        application.trouble, self.retry_at = "", None
+        name = listener.getsockname()
+        self.LISTENERS = [*self.LISTENERS, kind(name, self.cfg, self.log, fd=listener.detach())]
         logger.info("health API at %s", self.LISTENERS[-1])
-        return True
 
     def manage_workers(self) -> None:
         """Called at each turn of gunicorn's loop: try for the port when it is time, with a fresh worker to serve it."""
@@ -163,6 +191,21 @@ class PatientArbiter(Arbiter):  # type: ignore[misc] # gunicorn has no types
             self.reload()
             return
         super().manage_workers()
+
+
+def certificate_fault(options: HttpExporter) -> str:
+    """Why TLS is not possible, empty if it is: gunicorn itself reads the files when a client comes, and logs it each time."""
+    if not options.tls_enabled:
+        return ""
+    try:
+        context = ssl.create_default_context(
+            ssl.Purpose.CLIENT_AUTH, cafile=options.tls_client_ca_file or None
+        )
+        # Without a password OpenSSL would ask the terminal for that of an encrypted key.
+        context.load_cert_chain(options.tls_cert_file, options.tls_key_file or None, password="")
+    except OSError as error:
+        return f"TLS can't be had, see tlsCertFile, tlsKeyFile and tlsClientCaFile: {error}"
+    return ""
 
 
 def serve(options: HttpExporter, context: Context) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
 import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from socket import socket
+from socket import SHUT_RDWR, socket
 from socketserver import ThreadingMixIn
 from typing import Any
 
@@ -20,8 +21,10 @@ from workers.exporters.listening import explain, listen, waits
 
 MOST_THREADS = 16
 """Requests that are served at once; more wait in the listening socket's queue."""
-SLOWEST_CLIENT = 10
-"""Seconds that a client has for its request."""
+SLOWEST_CLIENT = 10.0
+"""Seconds that a client has for its request and to take the response, together."""
+LAST_RESPONSES = 1.0
+"""Seconds that responses have to end after SIGTERM."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ class PrometheusExporter(Exporter[model.PrometheusExporter]):
         try:
             server.serve_forever()
         finally:
-            server.server_close()
+            server.end()
 
     def take_port(self, agent: Agent) -> socket:
         """The listening socket; waits for it, and says so, while somebody else has the port."""
@@ -61,7 +64,7 @@ class PrometheusExporter(Exporter[model.PrometheusExporter]):
 
 
 class Server(ThreadingMixIn, HTTPServer):
-    """An HTTP server with a bounded number of threads on a socket that listens already."""
+    """An HTTP server on a socket that listens already, with bounds for its threads and for each client's time."""
 
     daemon_threads = True
 
@@ -72,18 +75,45 @@ class Server(ThreadingMixIn, HTTPServer):
         self.agent = agent
         self.options = options
         self.places = threading.BoundedSemaphore(MOST_THREADS)
+        self.due: dict[socket, float] = {}
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as socketserver has it
         """Serve in a thread of its own, once there is a place."""
-        self.places.acquire()
-        super().process_request(request, client_address)
+        while not self.places.acquire(timeout=0.5):
+            self.service_actions()
+        self.due[request] = time.monotonic() + SLOWEST_CLIENT
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread is to be had
+            self.leave(request)
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as socketserver has it
         """The thread."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self.places.release()
+            self.leave(request)
+
+    def leave(self, request: socket) -> None:
+        """Give the place to another request."""
+        del self.due[request]
+        self.places.release()
+
+    def service_actions(self) -> None:
+        """Cut off, twice a second, who sends or takes a byte now and then: a timeout of the socket never ends that."""
+        now = time.monotonic()
+        for request in [request for request, due in self.due.copy().items() if due <= now]:
+            # It may have ended by itself since.
+            with contextlib.suppress(OSError):
+                request.shutdown(SHUT_RDWR)
+
+    def end(self) -> None:
+        """Take no further request, and give the responses that are on their way a moment."""
+        self.socket.close()
+        end = time.monotonic() + LAST_RESPONSES
+        while self.due and time.monotonic() < end:
+            time.sleep(0.01)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401, ARG002 - as socketserver has it
         """A client that went away is no event."""
