@@ -94,11 +94,13 @@ def test_node_problem_detectors_names_are_there_when_asked_for() -> None:
         ),
         conditions=(condition("True", Severity.ERROR),),
     )
-    read = series(snapshot, npd=True)
-    assert read["problem_counter", (("reason", "OOM"),)] == 5
-    assert read["problem_counter", (("reason", "Because"),)] == 2
-    assert read["problem_gauge", (("reason", "Because"), ("type", "Trueerrorm"))] == 1
-    assert not any(name == "problem_counter" for name, _ in series(snapshot))
+    body, _ = exposition(snapshot, 0.0, "nd", npd_compatible=True)
+    lines = body.decode().splitlines()
+    assert "# TYPE problem_counter counter" in lines
+    assert 'problem_counter{reason="OOM"} 5.0' in lines
+    assert 'problem_counter{reason="Because"} 2.0' in lines
+    assert 'problem_gauge{reason="Because",type="Trueerrorm"} 1.0' in lines
+    assert not any(name.startswith("problem_counter") for name, _ in series(snapshot))
 
 
 MONITOR = MonitorView("m", "noop", MonitorState.OK, 1.0, 1.0, WHEN, 0.0, 1, 0, 1, ())
