@@ -9,8 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 from nodedoctor.config.model import Config
-from nodedoctor.config.schema import Fault, Schema, schema_of
-from nodedoctor.config.text import Document, PathOf, parse_value, plain
+from nodedoctor.config.schema import LONGEST_SHOWN, Fault, Schema, schema_of, shown
+from nodedoctor.config.text import Document, PathOf, parse_value
+from nodedoctor.config.variables import Filler
 from nodedoctor.errors import ConfigurationError
 from nodedoctor.registry import monitor_type
 from nodedoctor.words import did_you_mean
@@ -18,11 +19,11 @@ from nodedoctor.words import did_you_mean
 PREFIX = "NODE_DOCTOR_"
 NOT_VALUES = {"NODE_DOCTOR_CONFIG", "NODE_DOCTOR_RUN_DIR", "NODE_DOCTOR_STATE_DIR"}
 """Variables that tell the command line where things are."""
-REFERENCE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})")
+OF_A_SERVICE = re.compile(
+    r"(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)?)\Z"
+)
+"""What Kubernetes adds to every container of a namespace that has a Service called node-doctor or node-doctor-*."""
 STEP = re.compile(r"[^.\[\]]+|\[\d+\]")
-MAY_BE_UNSET: dict[PathOf, set[str]] = {("settings", "nodeName"): {"NODE_NAME"}}
-"""References that count as empty when they are unset: outside a cluster nobody sets NODE_NAME, and an empty
-settings.nodeName already means the host's name."""
 
 
 class Layers:
@@ -34,6 +35,7 @@ class Layers:
         self.origins: dict[PathOf, str] = {}
         self.faults: list[str] = []
         self.references: dict[PathOf, object] = {}
+        self.unset: dict[PathOf, str] = {}
 
     def add_document(self, document: Document) -> None:
         """A file, or the embedded default."""
@@ -43,14 +45,18 @@ class Layers:
             line = next((lines[path[:n]] for n in range(len(path), -1, -1) if path[:n] in lines), 1)
             return f"{document.name}:{line}"
 
-        filled = self.substituted(document.data, (), origin)
-        self.merge(self.data, filled, (), origin)
+        filler = Filler(self.environ)
+        self.merge(self.data, filler.filled(document.data), (), origin)
+        self.unset |= filler.unset
+        self.references |= filler.whole
 
     def add_environment(self) -> None:
         """Variables such as NODE_DOCTOR_SETTINGS__DRYRUNMODE=true."""
         for name in sorted(self.environ):
-            if name.startswith(PREFIX) and name not in NOT_VALUES:
-                words = name.removeprefix(PREFIX).split("__")
+            if not name.startswith(PREFIX) or name in NOT_VALUES:
+                continue
+            words = name.removeprefix(PREFIX).split("__")
+            if len(words) > 1 or not OF_A_SERVICE.match(words[0]):
                 self.add_value(words, self.environ[name], f"environment {name}", any_case=True)
 
     def add_flags(self, flags: Iterable[str]) -> None:
@@ -66,7 +72,7 @@ class Layers:
     def add_value(self, words: list[str], text: str, origin: str, *, any_case: bool) -> None:
         """One value at one path."""
         try:
-            path = self.resolve(words, any_case=any_case)
+            path, is_text = self.resolve(words, any_case=any_case)
             value = parse_value(origin, text)
         except LookupError as error:
             self.faults.append(f"{origin}: {error.args[0]}")
@@ -74,22 +80,29 @@ class Layers:
         except ConfigurationError as error:
             self.faults += error.faults
             return
+        self.put(
+            path, text if is_text and value is not None and not isinstance(value, str) else value, origin
+        )
+
+    def put(self, path: PathOf, value: object, origin: str) -> None:
+        """Set what stands at `path`, and make what must be around it."""
         target: Any = self.data
         inside: Any
         here: Any
         for depth, (here, following) in enumerate(pairwise(path), 1):
             inside = target[here] if isinstance(target, list) else target.get(here)
             if not isinstance(inside, list if isinstance(following, int) else dict):
-                self.forget(path[:depth])
+                self.forget(inside, path[:depth])
                 self.origins[path[:depth]] = origin
                 target[here] = inside = [] if isinstance(following, int) else {}
             target = inside
-        self.forget(path)
-        target[path[-1]] = value
+        last: Any = path[-1]
+        self.forget(target[last] if isinstance(target, list) else target.get(last), path)
+        target[last] = value
         self.note(value, path, lambda _: origin)
 
-    def resolve(self, words: list[str], *, any_case: bool) -> PathOf:
-        """The path that `words` mean, by the schemas and by what is there already.
+    def resolve(self, words: list[str], *, any_case: bool) -> tuple[PathOf, bool]:
+        """The path that `words` mean, by the schemas and by what is there already; whether a text alone is taken there.
 
         Raises:
             LookupError: there is no such path; its argument says what there is.
@@ -113,7 +126,7 @@ class Layers:
                 path.append(key)
                 schema = schema.get("properties", {}).get(key, {})
                 value = value.get(key, {}) if isinstance(value, dict) else {}
-        return tuple(path)
+        return tuple(path), takes_text_alone(schema, root)
 
     def merge(
         self, into: dict[str, Any], layer: dict[str, Any], path: PathOf, origin: Callable[[PathOf], str]
@@ -124,14 +137,16 @@ class Layers:
             if isinstance(value, dict) and isinstance(into.get(key), dict):
                 self.merge(into[key], value, here, origin)
             else:
-                self.forget(here)
+                self.forget(into.get(key), here)
                 into[key] = value
                 self.note(value, here, origin)
 
-    def forget(self, path: PathOf) -> None:
-        """What stood at `path` is replaced."""
-        for known in [known for known in self.origins if known[: len(path)] == path]:
-            del self.origins[known]
+    def forget(self, value: object, path: PathOf) -> None:
+        """`value`, which stood at `path`, is replaced."""
+        for notes in (self.origins, self.references, self.unset):
+            notes.pop(path, None)
+        for key, item in items_of(value):
+            self.forget(item, (*path, key))
 
     def note(self, value: object, path: PathOf, origin: Callable[[PathOf], str]) -> None:
         """Remember who set `value` and all in it."""
@@ -151,30 +166,10 @@ class Layers:
         path, what = fault
         return f"{self.origin(path)}: {dotted(path) + ': ' if path else ''}{what}"
 
-    def substituted(self, value: Any, path: PathOf, origin: Callable[[PathOf], str]) -> Any:  # noqa: ANN401
-        """`value` with ${VAR} filled in all its texts, once; keys are left."""
-        if isinstance(value, dict):
-            return {key: self.substituted(item, (*path, key), origin) for key, item in value.items()}
-        if isinstance(value, list):
-            return [self.substituted(item, (*path, index), origin) for index, item in enumerate(value)]
-        if not isinstance(value, str) or "$" not in value:
-            return value
-
-        def fill(match: re.Match[str]) -> str:
-            name, default = match[1], match[2]
-            if name is None:
-                return "$"
-            if name in self.environ or default is not None or name in MAY_BE_UNSET.get(path, ()):
-                return self.environ.get(name, default or "")
-            fault = f"${{{name}}} is not set in the environment; set it, or write ${{{name}:-default}}"
-            self.faults.append(f"{origin(path)}: {dotted(path)}: {fault}")
-            return ""
-
-        filled = REFERENCE.sub(fill, value)
-        whole = REFERENCE.fullmatch(value)
-        if whole and whole[1]:
-            self.references[path] = plain(filled)
-        return filled
+    def unset_faults(self) -> Iterator[Fault]:
+        """Yield what refers to a variable that is not set, unless a later layer has replaced it."""
+        for path, name in self.unset.items():
+            yield path, f"${{{name}}} is not set in the environment; set it, or write ${{{name}:-default}}"
 
     def read_references(self, faulty: Iterable[PathOf]) -> bool:
         """Where one reference is the whole value and no text is wanted, read what it holds; whether there was one."""
@@ -193,9 +188,14 @@ def items_of(value: object) -> Iterator[tuple[str | int, Any]]:
 
 
 def dotted(path: PathOf) -> str:
-    """`path` as people write it: monitors[2].config.paths[0].path."""
-    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    """`path` as people write it: monitors[2].config.paths[0].path; what can't be read in one line is quoted."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{shown_key(step)}" for step in path)
     return "".join(steps).removeprefix(".")
+
+
+def shown_key(key: str) -> str:
+    """`key` as it is written, unless it is too long for a line or would change the screen."""
+    return key if key.isprintable() and len(key) <= LONGEST_SHOWN else shown(key)
 
 
 def value_at(data: Any, path: list[str | int]) -> Any:  # noqa: ANN401 - whatever stands there
@@ -212,6 +212,12 @@ def dereferenced(schema: Schema, root: Schema) -> Schema:
     while "$ref" in schema:
         schema = root["$defs"][schema["$ref"].rsplit("/", 1)[1]]
     return schema
+
+
+def takes_text_alone(schema: Schema, root: Schema) -> bool:
+    """Whether nothing but a text, or nothing, may stand where `schema` holds."""
+    kinds = {dereferenced(each, root).get("type") for each in schema.get("anyOf", [schema])}
+    return kinds - {"null"} == {"string"}
 
 
 def options_schema(entry: Any) -> Schema:  # noqa: ANN401 - whatever stands in the file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
@@ -12,13 +13,15 @@ import msgspec
 
 from nodedoctor.config.layers import Layers, dotted, process_environment
 from nodedoctor.config.model import Config, Exporters, MonitorEntry
-from nodedoctor.config.rules import monitor_faults, rule_faults
+from nodedoctor.config.rules import monitor_faults, period_faults, rule_faults
 from nodedoctor.config.schema import Fault, schema_faults
-from nodedoctor.config.text import parse, read_document
+from nodedoctor.config.text import PathOf, parse, read_document
 from nodedoctor.errors import ConfigurationError
 
 SYSTEM_FILE = Path("/etc/node-doctor/config.yaml")
 DEFAULT = "embedded default"
+IDENTITY = ("name", "type", "enabled", "config", "dependsOn")
+"""What others of a monitor's kind, and those that depend on it, must know of it."""
 T = TypeVar("T")
 
 
@@ -55,12 +58,21 @@ def load(
     return validated(layers)
 
 
-def default_files(environ: Mapping[str, str]) -> list[Path]:
+def default_files(environ: Mapping[str, str], system: Path = SYSTEM_FILE) -> list[Path]:
     """The files to read when none was named."""
     named = environ.get("NODE_DOCTOR_CONFIG")
     if named:
         return [Path(name) for name in named.split(":")]
-    return [SYSTEM_FILE] if SYSTEM_FILE.exists() else []
+    return [system] if there(system) else []
+
+
+def there(path: Path) -> bool:
+    """Whether there is something at `path`; what can't be looked at is there, so that it is told and not passed over."""
+    try:
+        path.lstat()
+    except OSError as error:
+        return error.errno not in {errno.ENOENT, errno.ENOTDIR}
+    return True
 
 
 def validated(layers: Layers) -> Loaded:
@@ -74,8 +86,10 @@ def validated(layers: Layers) -> Loaded:
     faults = value_faults(layers.data, monitors)
     if layers.read_references(path for path, _ in faults):
         faults = value_faults(layers.data, monitors)
+    faults = [fault for fault in (*faults, *period_faults(layers.data)) if fault[0] not in layers.unset]
+    faults += layers.unset_faults()
     told = [*layers.faults, *(layers.told(fault) for fault in faults)]
-    entries = {index: entry for index, raw in enumerate(monitors) if (entry := typed(raw, MonitorEntry))}
+    entries = entries_of(monitors, faults)
     exporters = typed(layers.data.get("exporters", {}), Exporters) or Exporters()
     told += [layers.told(fault) for fault in rule_faults(entries, exporters)]
     if told:
@@ -90,6 +104,25 @@ def value_faults(data: dict[str, Any], monitors: list[Any]) -> list[Fault]:
     for index, entry in enumerate(monitors):
         faults += monitor_faults(entry, ("monitors", index))
     return faults
+
+
+def entries_of(monitors: list[Any], faults: Iterable[Fault]) -> dict[int, MonitorEntry]:
+    """The monitors by their place; of one with a fault, what is needed to judge the others, as far as it is right."""
+    faulty = {(path[1], path[2]) for path, _ in faults if is_own(path)}
+    entries = {}
+    for index, raw in enumerate(monitors):
+        entry = typed(raw, MonitorEntry)
+        if entry is None and isinstance(raw, dict):
+            right = {key: raw[key] for key in IDENTITY if key in raw and (index, key) not in faulty}
+            entry = typed(right, MonitorEntry)
+        if entry is not None:
+            entries[index] = entry
+    return entries
+
+
+def is_own(path: PathOf) -> bool:
+    """Whether `path` leads to a key of a monitor, and not to one of the options of its type."""
+    return path[:1] == ("monitors",) and len(path) > 2 and (path[2] != "config" or len(path) == 3)
 
 
 def typed(raw: object, kind: type[T]) -> T | None:

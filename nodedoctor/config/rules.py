@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from nodedoctor.config.model import Exporters, MonitorEntry
-from nodedoctor.config.schema import Fault, schema_faults
-from nodedoctor.duration import human, seconds
+from nodedoctor.config.schema import Fault, schema_faults, shown
+from nodedoctor.config.text import PathOf
+from nodedoctor.duration import PATTERN, human, seconds
 from nodedoctor.errors import ConfigurationError
 from nodedoctor.monitor import Monitor, Options
 from nodedoctor.registry import EXPORTERS, MONITORS, exporter_type, monitor_type, names
 from nodedoctor.types import AGENT_CONDITIONS
 from nodedoctor.words import did_you_mean
 
+BUILT_IN = ("http", "prometheus")
 KUBELETS_OWN = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable")
-
+PERIODS: tuple[PathOf, ...] = (
+    ("settings", "updateInterval"),
+    ("exporters", "kubernetes", "updateInterval"),
+    ("exporters", "kubernetes", "resyncInterval"),
+    ("exporters", "kubernetes", "heartbeatInterval"),
+    ("remediation", "circuitBreakerTimeout"),
+)
+"""Durations that can't be 0. A cooldown can: it is a pause, and there may be none."""
 
 Entries = dict[int, MonitorEntry]
 """The monitors that can be understood, by their place in the list."""
@@ -45,6 +55,34 @@ def rule_faults(entries: Entries, exporters: Exporters) -> Iterator[Fault]:
     yield from exporter_faults(exporters)
 
 
+def period_faults(data: Any) -> Iterator[Fault]:  # noqa: ANN401 - raw, from the file
+    """Yield what would happen without a pause, or never, because it takes no time."""
+    remedies = [("monitors", n, "remediation") for n, _ in enumerate(listed(data, "monitors"))]
+    repairs = [(*remedy, key) for remedy in remedies for key in ("timeout", "verifyWithin")]
+    for path in (*PERIODS, *repairs):
+        value = found_at(data, path)
+        if isinstance(value, str) and re.match(PATTERN, value) and seconds(value) <= 0:
+            yield path, f"found {value!r}, allowed: more than 0"
+
+
+def listed(data: Any, key: str) -> list[Any]:  # noqa: ANN401 - raw, from the file
+    """The list under `key`, or an empty one."""
+    value = data.get(key)
+    return value if isinstance(value, list) else []
+
+
+def found_at(data: Any, path: PathOf) -> Any:  # noqa: ANN401 - raw, from the file
+    """What stands at `path`, or None."""
+    for step in path:
+        if isinstance(data, dict):
+            data = data.get(step)
+        elif isinstance(data, list) and isinstance(step, int):
+            data = data[step]
+        else:
+            return None
+    return data
+
+
 def monitor_faults(entry: Any, where: tuple[str | int, ...]) -> Iterator[Fault]:  # noqa: ANN401 - raw, from the file
     """Yield what is wrong with the type and the options of one monitor as it stands in the file."""
     if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
@@ -57,7 +95,7 @@ def monitor_faults(entry: Any, where: tuple[str | int, ...]) -> Iterator[Fault]:
             yield (*where, "type"), str(error)
         else:
             allowed = f"allowed: {', '.join(known)}{did_you_mean(entry['type'], known)}"
-            yield (*where, "type"), f"unknown monitor type {entry['type']!r}; {allowed}"
+            yield (*where, "type"), f"unknown monitor type {shown(entry['type'])}; {allowed}"
         return
     raw = entry.get("config", {})
     if not isinstance(raw, dict):
@@ -79,7 +117,7 @@ def steps(option: str) -> Iterator[str | int]:
 
 def understood(entry: MonitorEntry) -> tuple[type[Monitor[Any]], Options] | None:
     """The class and options of `entry`, or None if they are faulty, which `monitor_faults` tells."""
-    if next(monitor_faults(msgspec.to_builtins(entry), ()), None):
+    if entry.type not in names(MONITORS) or next(monitor_faults(msgspec.to_builtins(entry), ()), None):
         return None
     kind = monitor_type(entry.type)
     return kind, msgspec.convert(entry.config, kind.options_type)
@@ -125,7 +163,7 @@ def dependency_faults(entries: Entries, index: int, entry: MonitorEntry) -> Iter
     for number, name in enumerate(entry.depends_on):
         where = ("monitors", index, "dependsOn", number)
         if name not in known:
-            yield where, f"there is no monitor {name!r}{did_you_mean(name, known)}"
+            yield where, f"there is no monitor {shown(name)}{did_you_mean(name, known)}"
         elif not known[name].enabled and entry.enabled:
             yield where, f"the monitor {name!r} is disabled, so nothing is known of it"
 
@@ -166,6 +204,9 @@ def exporter_faults(exporters: Exporters) -> Iterator[Fault]:
         yield ("exporters", "http", "tlsClientCaFile"), "needs tlsEnabled: true"
     for name, raw in exporters.plugins.items():
         where = ("exporters", "plugins", name)
+        if name in BUILT_IN:
+            yield where, f"{name} is built in; its options stand in exporters.{name}"
+            continue
         try:
             kind = exporter_type(name)
         except ConfigurationError as error:

@@ -133,13 +133,12 @@ def from_json(name: str, text: str) -> Any:  # noqa: ANN401 - whatever the file 
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        twice = (
-            next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
-        )
-        if twice is not None:
-            raise ConfigurationError([f"{name}: has the key {twice!r} twice"])
-        return dict(pairs)
+        values: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in values:
+                raise ConfigurationError([f"{name}: has the key {key[:60]!r} twice"])
+            values[key] = value
+        return values
 
     def refuse(constant: str) -> None:
         raise ConfigurationError([f"{name}: {constant} is no number that is taken"])
@@ -248,7 +247,7 @@ class Composer:
                 self.refuse(event, "has a key that is no text")
             key = event.value
             if key in values or (key == "<<" and merged):
-                self.refuse(event, f"has the key {key!r} twice")
+                self.refuse(event, f"has the key {key[:60]!r} twice")
             self.lines[(*path, key)] = event.start_mark.line + 1
             value = self.node(next(events), events, (*path, key))
             if key != "<<":
@@ -257,7 +256,8 @@ class Composer:
             for part in value if isinstance(value, list) else [value]:
                 if not isinstance(part, dict):
                     self.refuse(event, "merges something that is no map")
-                merged = {**part, **merged}
+                for name, item in part.items():
+                    merged.setdefault(name, item)
         return {**merged, **values}
 
     def scalar(self, event: Any) -> Any:  # noqa: ANN401 - PyYAML has no types here

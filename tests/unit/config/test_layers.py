@@ -265,3 +265,74 @@ def test_a_flag_that_can_not_be_applied_is_a_fault(
 
 def test_a_flag_goes_over_a_section_that_is_no_map(loaded: Callable[..., Loaded]) -> None:
     assert loaded("settings: 5\n", "settings.dryRunMode=true").config.settings.dry_run_mode is True
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NODE_DOCTOR_SERVICE_HOST",
+        "NODE_DOCTOR_SERVICE_PORT",
+        "NODE_DOCTOR_SERVICE_PORT_HTTP_METRICS",
+        "NODE_DOCTOR_PORT",
+        "NODE_DOCTOR_PORT_8080_TCP",
+        "NODE_DOCTOR_PORT_8080_TCP_ADDR",
+        "NODE_DOCTOR_METRICS_SERVICE_HOST",
+        "NODE_DOCTOR_METRICS_PORT_9100_TCP_PROTO",
+    ],
+)
+def test_what_kubernetes_adds_for_a_service_of_our_name_is_no_setting(
+    loaded: Callable[..., Loaded], name: str
+) -> None:
+    loaded("", **{name: "tcp://10.96.0.7:8080"})
+
+
+def test_a_port_can_be_set_by_the_environment_all_the_same(loaded: Callable[..., Loaded]) -> None:
+    config = loaded("", NODE_DOCTOR_EXPORTERS__PROMETHEUS__PORT="9200").config
+    assert config.exporters.prometheus.port == 9200
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        pytest.param("1234", "1234", id="a number"),
+        pytest.param("007", "007", id="noughts"),
+        pytest.param("1e3", "1e3", id="a power"),
+        pytest.param("no", "no", id="a truth value"),
+        pytest.param("a: b", "a: b", id="a map"),
+        pytest.param("'quoted'", "quoted", id="a text in quotes"),
+        pytest.param("", "", id="nothing"),
+    ],
+)
+def test_where_a_text_is_wanted_a_flag_and_a_variable_are_texts(
+    loaded: Callable[..., Loaded], text: str, name: str
+) -> None:
+    assert loaded("", f"settings.nodeName={text}").config.settings.node_name == name
+    assert loaded("", NODE_DOCTOR_SETTINGS__NODENAME=text).config.settings.node_name == name
+
+
+def test_nothing_takes_back_what_may_be_absent(loaded: Callable[..., Loaded]) -> None:
+    monitors = "monitors: [{name: a, type: noop, interval: 5s}]\n"
+    assert loaded(monitors, "monitors[0].interval=null").config.monitors[0].interval is None
+
+
+def test_a_reference_that_a_later_layer_replaced_need_not_be_set(
+    loaded: Callable[..., Loaded], written: Callable[..., Path]
+) -> None:
+    text = "metadata: {name: '${NOT_SET}'}\n"
+    assert loaded(text, "metadata.name=x").config.metadata.name == "x"
+    files = [written(text, "a.yaml"), written("metadata: {name: x}\n", "b.yaml")]
+    assert load(files, (), {}).config.metadata.name == "x"
+
+
+def test_a_reference_does_not_come_back_over_what_replaced_it(faults: Callable[..., list[str]]) -> None:
+    text = "exporters: {http: {hostPort: '${P}'}}\n"
+    (fault,) = faults(text, P="81", NODE_DOCTOR_EXPORTERS__HTTP__HOSTPORT="x")
+    assert fault.startswith("environment NODE_DOCTOR_EXPORTERS__HTTP__HOSTPORT: ")
+    assert "found 'x', allowed: a whole number from 0 to 65535" in fault
+
+
+def test_a_variable_that_is_not_set_is_told_once_and_not_as_a_bad_value_too(
+    faults: Callable[..., list[str]],
+) -> None:
+    (fault,) = faults("settings: {updateInterval: '${NOT_SET}'}\n")
+    assert "${NOT_SET} is not set" in fault

@@ -7,16 +7,22 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
 from nodedoctor.cli import cli
 from nodedoctor.cli.config import REDACTED, redacted
+from nodedoctor.config.layers import dotted
 from nodedoctor.config.load import Loaded, default_files, load, node_name
+from nodedoctor.config.model import Config
+from nodedoctor.config.rules import PERIODS
+from nodedoctor.config.text import PathOf
+from nodedoctor.duration import PATTERN
 from nodedoctor.errors import ConfigurationError
 from nodedoctor.roster import roster_of
 
@@ -550,3 +556,65 @@ def test_what_no_check_could_work_with_is_refused(
     with pytest.raises(ConfigurationError) as refused:
         loaded(f"monitors:\n  - {{{monitor}}}\n")
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("path", PERIODS, ids=dotted)
+def test_a_period_of_no_time_is_refused(path: PathOf, faults: Callable[..., list[str]]) -> None:
+    (fault,) = faults("", f"{dotted(path)}=0s")
+    assert fault == f"--set {dotted(path)}: {dotted(path)}: found '0s', allowed: more than 0"
+
+
+def test_every_period_of_the_configuration_must_take_time() -> None:
+    def durations(kind: type[msgspec.Struct], path: PathOf = ()) -> Iterator[PathOf]:
+        for field in msgspec.structs.fields(kind):
+            here = (*path, field.encode_name)
+            if isinstance(field.default, msgspec.Struct):
+                yield from durations(type(field.default), here)
+            elif isinstance(field.default, str) and re.match(PATTERN, field.default):
+                yield here
+
+    assert set(PERIODS) == set(durations(Config)) - {("remediation", "cooldownPeriod")}
+
+
+@pytest.mark.parametrize("key", ["timeout", "verifyWithin"])
+def test_a_repair_that_may_take_no_time_is_refused(key: str, faults: Callable[..., list[str]]) -> None:
+    (fault,) = faults(f"monitors:\n- {{name: a, type: noop, remediation: {{{key}: 0s}}}}\n")
+    assert fault == f"c.yaml:4: monitors[0].remediation.{key}: found '0s', allowed: more than 0"
+
+
+def test_a_monitor_with_a_fault_is_still_known_to_the_others(faults: Callable[..., list[str]]) -> None:
+    found = faults(
+        "monitors:\n"
+        "- {name: a, type: noop, interval: bad}\n"
+        "- {name: b, type: noop, dependsOn: [a]}\n"
+        "- {name: a, type: noop}\n"
+        "- {name: c, type: cpu-health-check, typo: 1}\n"
+        "- {name: d, type: cpu-health-check, timeout: []}\n"
+    )
+    places = [fault.split(": ")[1] for fault in found]
+    assert places[:3] == ["monitors[0].interval", "monitors[3].typo", "monitors[4].timeout"]
+    assert "monitors[2].name" in places[3:]
+    assert any("'d' and 'c' both write" in fault for fault in found)
+    assert not any("there is no monitor" in fault for fault in found)
+
+
+@pytest.mark.parametrize("name", ["http", "prometheus"])
+def test_an_exporter_that_is_built_in_is_no_plugin(name: str, faults: Callable[..., list[str]]) -> None:
+    (fault,) = faults(f"exporters: {{plugins: {{{name}: {{}}}}}}\n")
+    assert f"exporters.plugins.{name}: {name} is built in" in fault
+
+
+def test_the_file_of_the_system_is_read_if_there_is_one(tmp_path: Path) -> None:
+    assert default_files({}, tmp_path / "c.yaml") == []
+    assert default_files({}, tmp_path / "folder" / "c.yaml") == []
+    (tmp_path / "c.yaml").touch()
+    assert default_files({}, tmp_path / "c.yaml") == [tmp_path / "c.yaml"]
+
+
+def test_a_file_of_the_system_that_can_not_be_looked_at_is_told_and_not_passed_over(tmp_path: Path) -> None:
+    """As another user than root, behind a closed folder: it ended with a traceback."""
+    (tmp_path / "a").symlink_to("a")
+    file = tmp_path / "a" / "c.yaml"
+    assert default_files({}, file) == [file]
+    with pytest.raises(ConfigurationError, match="symbolic links"):
+        load([file], (), {})
