@@ -7,7 +7,7 @@ folding several subjects into one condition) is done by the worker that runs it,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Generic, TypeVar
 
@@ -29,6 +29,12 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="c
     def faults(self) -> Iterator[tuple[str, str]]:
         """Yield what a schema can't say, as (path of the option, what is wrong and what is allowed)."""
         return iter(())
+
+
+def order_faults(option: str, warning: float, limit: str, critical: float) -> Iterator[tuple[str, str]]:
+    """Yield a fault if the threshold `option` is not below the one that is called `limit`."""
+    if warning >= critical:
+        yield option, f"found {warning:g}, must be below {limit} ({critical:g})"
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -74,6 +80,14 @@ class ConditionType(msgspec.Struct, frozen=True):
     def warn_when(self, passed: bool, message: str) -> Finding:  # noqa: FBT001 - it reads as a sentence
         """One subject is not bad, and has passed a first threshold, as `message` says."""
         return Finding(self.type, False, message, self.warning_reason or self.reason, warning=passed)
+
+    def graded(
+        self, value: float, warning: float, critical: float, message: Callable[[float], str]
+    ) -> Finding:
+        """One subject is bad at `critical` and warned of at `warning`; `message` tells of the threshold it is given."""
+        if value >= critical:
+            return self.when(True, message(critical))
+        return self.warn_when(value >= warning, message(warning))
 
     def unknown(self, message: str, reason: str = "CheckUndetermined") -> Finding:
         """One subject's state can't be determined, as `message` says."""

@@ -9,7 +9,7 @@ import msgspec
 from nodedoctor.config.model import Config, HttpExporter, MonitorEntry, PrometheusExporter
 from nodedoctor.duration import seconds
 from nodedoctor.exporter import Exporter
-from nodedoctor.monitor import ConditionType, Monitor, Options
+from nodedoctor.monitor import ConditionType, Host, Monitor, Options
 from nodedoctor.registry import exporter_type, monitor_type
 
 
@@ -30,9 +30,9 @@ class MonitorSpec(msgspec.Struct, frozen=True):
         """The conditions that this monitor writes, alone."""
         return self.kind.conditions_of(self.name, self.options)
 
-    def build(self) -> Monitor[Any]:
-        """The monitor itself."""
-        return self.kind(self.name, self.options)
+    def build(self, host: Host | None = None) -> Monitor[Any]:
+        """The monitor itself, to look at `host`."""
+        return self.kind(self.name, self.options, host)
 
 
 class ExporterSpec(msgspec.Struct, frozen=True):

@@ -207,7 +207,7 @@ class Supervisor:
                 self.dump()
             elif number == signal.SIGHUP:
                 logger.warning("SIGHUP: this version can't reload its configuration; restart it instead")
-        kill_orphans({child.pid for child in self.children.values()})
+        self.kill_orphans()
 
     def on_exit(self, child: Child) -> Iterator[Happening]:
         """A pidfd is readable: its process is gone."""
@@ -218,7 +218,6 @@ class Supervisor:
         os.close(child.pidfd)
         del self.children[child.name, child.generation]
         self.deadlines.give_back(child.place)
-        kill_orphans({other.pid for other in self.children.values()})
         if child.name == "broker" and self.records >= 0:
             os.close(self.records)
             self.records = -1
@@ -231,6 +230,10 @@ class Supervisor:
             f"code {code}" if code >= 0 else f"signal {-code}",
         )
         yield Exited(child.name, child.generation, code)
+
+    def kill_orphans(self) -> None:
+        """Kill what dead workers have left to this process: at each SIGCHLD, and at each beat for what came later."""
+        kill_orphans({child.pid for child in self.children.values()})
 
     def act_all(self, actions: list[Action]) -> None:
         """Do all of `actions`, in order."""
@@ -299,18 +302,22 @@ class Supervisor:
 
     def tell(self, name: str) -> None:
         """Have the broker know the worker `name` as it is now."""
+        self.send(self.record(name))
+
+    def send(self, record: WorkerRecord) -> None:
+        """Have the broker know `record`, with all the others if it misses any."""
         if self.resend:
             self.tell_all()
         else:
-            self.write(encoder.encode(self.record(name)))
+            self.write(record)
 
     def tell_all(self) -> None:
         """Have the broker know every worker: it is new, or an earlier record did not fit into the pipe."""
         self.resend = False
-        self.write(encoder.encode(self.own_record()))
+        self.write(self.own_record())
         for name, worker in self.plan.workers.items():
             if worker.generation:
-                self.write(encoder.encode(self.record(name)))
+                self.write(self.record(name))
 
     def beat(self, now: float) -> None:
         """Tell the broker that the supervisor lives."""
@@ -319,18 +326,15 @@ class Supervisor:
         self.beat_at = now
         if now - self.used_at >= self.update_interval:
             self.usage, self.used_at = usage(), now
-        if self.resend:
-            self.tell_all()
-        else:
-            self.write(encoder.encode(self.own_record()))
-        kill_orphans({child.pid for child in self.children.values()})
+        self.send(self.own_record())
+        self.kill_orphans()
 
-    def write(self, line: bytes) -> None:
+    def write(self, record: WorkerRecord) -> None:
         """Write one record to the broker without waiting; what does not fit is told again later, whole."""
         if self.records < 0:
             return
         try:
-            os.write(self.records, line + b"\n")
+            os.write(self.records, encoder.encode(record) + b"\n")
         except OSError as error:
             if error.errno not in {errno.EAGAIN, errno.EPIPE}:
                 raise

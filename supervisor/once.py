@@ -47,8 +47,7 @@ def begin(spec: MonitorSpec) -> Running:
             os.setpgid(0, 0)
             os.close(read)
             keep_capabilities(spec.kind.capabilities)
-            for status in check_once(spec):
-                send(write, encoder.encode(status))
+            send(write, encoder.encode(check_once(spec)))
             code = 0
         finally:
             os._exit(code)

@@ -7,7 +7,6 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -41,7 +40,7 @@ def run_monitor(place: Place, spec: MonitorSpec) -> None:
     context = zmq.Context(io_threads=1)
     publisher = Publisher(context, node=place.roster.node, epoch=place.generation)
     publisher.connect(address(place.run_dir, STATUS))
-    monitor = spec.kind(spec.name, spec.options, Host(state=place.state_dir))
+    monitor = spec.build(Host(state=place.state_dir))
     try:
         worker = MonitorWorker(place, spec, monitor, publisher)
         with contextlib.closing(monitor):
@@ -149,8 +148,8 @@ def has_news(status: Status, latest: Status | None) -> bool:
     ]
 
 
-def check_once(spec: MonitorSpec) -> Iterator[Status]:
-    """Yield the status of a single check, every finding believed at once."""
+def check_once(spec: MonitorSpec) -> Status:
+    """The status of a single check, every finding believed at once."""
     eager = msgspec.structs.replace(spec, failure_threshold=1, success_threshold=1)
     with contextlib.closing(eager.build()) as monitor:
-        yield Observer(eager, monitor).observe()
+        return Observer(eager, monitor).observe()

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import zmq
 
 from nodedoctor.bus.messages import ExporterReport, ExporterState, Snapshot
@@ -44,7 +45,6 @@ class Link:
         self.context = zmq.Context(io_threads=1)
         self.client = SnapshotClient(self.context, self.run_dir)
         self.latest: Snapshot | None = None
-        self.fetched_at = -math.inf
         self.answered_at = -math.inf
         self.heard_at = time.monotonic()
         self.changed = threading.Event()
@@ -57,7 +57,7 @@ class Link:
         """The broker's state: fetched now, or a moment ago with nothing changed since; else the newest known."""
         with self.lock:
             now = time.monotonic()
-            fresh = now - self.fetched_at < FRESH and not self.changed.is_set()
+            fresh = now - self.answered_at < FRESH and not self.changed.is_set()
             if fresh or now - self.heard_at > SILENT:
                 return self.latest
             self.changed.clear()
@@ -69,7 +69,7 @@ class Link:
     def remember(self, snapshot: Snapshot) -> None:
         """Keep `snapshot` as the newest."""
         self.latest = snapshot
-        self.fetched_at = self.answered_at = time.monotonic()
+        self.answered_at = time.monotonic()
 
     def age(self) -> float:
         """Seconds since the broker last answered."""
@@ -113,6 +113,4 @@ class Link:
     def measured(self, report: ExporterReport) -> ExporterReport:
         """`report` with this process's memory and CPU."""
         now = usage()
-        return ExporterReport(
-            report.name, report.generation, report.state, report.message, report.requests, now.memory, now.cpu
-        )
+        return msgspec.structs.replace(report, memory=now.memory, cpu=now.cpu)

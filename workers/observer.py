@@ -15,7 +15,7 @@ from nodedoctor.errors import Undetermined
 from nodedoctor.monitor import ConditionType, Finding, Monitor
 from nodedoctor.roster import MonitorSpec
 from nodedoctor.types import Condition, ConditionStatus, Event, Metric, Result, Severity, Status, utc_now
-from workers.verdicts import Confirmed, Verdict, fold
+from workers.verdicts import NOT_CHECKED, Confirmed, Verdict, fold
 
 FAILING = ConditionType(
     "MonitorFailing", reason="CheckRaised", ok_reason="ChecksRun", severity=Severity.WARNING, latched=True
@@ -31,8 +31,8 @@ class Observations(msgspec.Struct):
     findings: list[Finding] = []
     events: list[Event] = []
     metrics: list[Metric] = []
-    undetermined: Verdict | None = None
-    """Why the check ended before it had looked at everything."""
+    undetermined: Verdict = NOT_CHECKED
+    """Why the check said nothing of a condition: it ended before, or left it out."""
 
 
 class Observer:
@@ -99,25 +99,22 @@ class Observer:
         now = self.wall()
         conditions, warnings = [], []
         for kind in self.spec.conditions:
-            verdict = fold(kind, seen.findings)
-            if verdict.reason == "NotChecked" and seen.undetermined:
-                verdict = seen.undetermined
+            verdict = fold(kind, seen.findings, seen.undetermined)
             condition = self.confirmed[kind.type].step(verdict, now)
             conditions.append(condition)
             warnings += self.warnings(condition, now)
         self.failure = ""
         failing = self.failing.step(Verdict(ConditionStatus.FALSE, FAILING.ok_reason, ""), now)
-        return Status(
-            source=self.spec.name,
-            generation=self.generation,
-            check=self.checks,
-            timestamp=now,
-            result=result_of(conditions),
-            duration=duration,
+        return msgspec.structs.replace(
+            self.bare_status(now, result_of(conditions), duration),
             conditions=(*conditions, failing),
             events=(*seen.events, *warnings),
             metrics=tuple(seen.metrics),
         )
+
+    def bare_status(self, now: datetime, result: Result, duration: float) -> Status:
+        """A status of this check that says nothing yet."""
+        return Status(self.spec.name, self.generation, self.checks, now, result, duration)
 
     def warnings(self, condition: Condition, now: datetime) -> list[Event]:
         """One event when a first threshold was crossed; none while it stays so."""
@@ -137,15 +134,7 @@ class Observer:
         failing = self.failing.step(
             Verdict(ConditionStatus.TRUE, FAILING.reason, text, Severity.WARNING), now
         )
-        return Status(
-            source=self.spec.name,
-            generation=self.generation,
-            check=self.checks,
-            timestamp=now,
-            result=Result.UNKNOWN,
-            duration=duration,
-            conditions=(failing,),
-        )
+        return msgspec.structs.replace(self.bare_status(now, Result.UNKNOWN, duration), conditions=(failing,))
 
 
 def result_of(conditions: list[Condition]) -> Result:

@@ -54,7 +54,7 @@ def become(place: Place, keep: Iterable[int] = (), oom_points: int = 300) -> Non
     SIGTERM, which ends it orderly, and no descriptors but the standard ones and `keep`.
     """
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)

@@ -24,8 +24,14 @@ class Verdict(msgspec.Struct, frozen=True):
     severity: Severity = Severity.INFO
 
 
-def fold(declared: ConditionType, findings: Iterable[Finding]) -> Verdict:
-    """One verdict for `declared`: one bad subject is enough, and the message names all the bad ones."""
+NOT_CHECKED = Verdict(UNKNOWN, "NotChecked", "the check said nothing about it")
+
+
+def fold(declared: ConditionType, findings: Iterable[Finding], without: Verdict = NOT_CHECKED) -> Verdict:
+    """One verdict for `declared`: one bad subject is enough, and the message names all the bad ones.
+
+    `without` is the verdict when there is no finding for it.
+    """
     mine = [finding for finding in findings if finding.type == declared.type]
     bad = [finding for finding in mine if finding.bad]
     if bad:
@@ -37,7 +43,7 @@ def fold(declared: ConditionType, findings: Iterable[Finding]) -> Verdict:
     if unknown:
         return Verdict(UNKNOWN, unknown[0].reason, joined(unknown))
     if not mine:
-        return Verdict(UNKNOWN, "NotChecked", "the check said nothing about it")
+        return without
     warnings = [finding for finding in mine if finding.warning]
     if warnings:
         return Verdict(FALSE, warnings[0].reason, joined(warnings), Severity.WARNING)

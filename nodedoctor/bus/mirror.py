@@ -33,7 +33,6 @@ class Follower:
         self.held: list[Envelope] = []
         self.asked_at = -SILENCE
         self.heard_at = now
-        self.resyncs = 0
 
     def should_ask(self, now: float) -> bool:
         """Whether a snapshot is to be asked for now; again each second while none comes."""
@@ -48,7 +47,6 @@ class Follower:
         """Something is missing: deliver nothing until the next snapshot."""
         self.waiting = True
         self.asked_at = -SILENCE
-        self.resyncs += 1
 
     def on_message(self, envelope: Envelope, now: float) -> list[Envelope]:
         """The messages to deliver now that `envelope` came: in order, each once."""

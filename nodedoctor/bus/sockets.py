@@ -44,6 +44,15 @@ def readable(socket: zmq.Socket[bytes]) -> bool:
     return bool(cast("int", socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
 
+def made(context: zmq.Context[zmq.Socket[bytes]], kind: int, linger: int = 0) -> zmq.Socket[bytes]:
+    """A socket that soon finds a broker that was restarted, and at its end waits `linger` milliseconds for its queue."""
+    socket = context.socket(kind)
+    socket.set(zmq.LINGER, linger)
+    socket.set(zmq.RECONNECT_IVL, 20)
+    socket.set(zmq.RECONNECT_IVL_MAX, 200)
+    return socket
+
+
 class Publisher:
     """Numbers messages and sends them to whoever has subscribed.
 
@@ -57,11 +66,8 @@ class Publisher:
         self.epoch = epoch
         self.seq = 0
         self.topics: set[bytes] = set()
-        self.socket = context.socket(zmq.XPUB)
+        self.socket = made(context, zmq.XPUB, linger=500)
         self.socket.set(zmq.SNDHWM, QUEUE)
-        self.socket.set(zmq.LINGER, 500)
-        self.socket.set(zmq.RECONNECT_IVL, 20)
-        self.socket.set(zmq.RECONNECT_IVL_MAX, 200)
 
     def connect(self, to: str) -> Self:
         """Publish to the broker that binds `to`, now or later."""
@@ -104,15 +110,17 @@ class Publisher:
             msg = f"a socket of process {self.pid} was used in {os.getpid()}: the message would be lost"
             raise RuntimeError(msg)
         self.seq += 1
+        self.send_numbered(topic, data)
+
+    def send_numbered(self, topic: str, data: msgspec.Struct) -> None:
+        """Send `data` under the present number."""
         raw = msgspec.Raw(encoder.encode(data))
         envelope = Envelope(topic, self.seq, self.epoch, utc_now(), self.node, raw)
         self.socket.send_multipart((topic.encode(), encoder.encode(envelope)))
 
     def heartbeat(self) -> None:
         """Tell the newest number, without taking a new one: so a lost tail shows."""
-        raw = msgspec.Raw(encoder.encode(Heartbeat(self.seq)))
-        envelope = Envelope("heartbeat", self.seq, self.epoch, utc_now(), self.node, raw)
-        self.socket.send_multipart((b"heartbeat", encoder.encode(envelope)))
+        self.send_numbered("heartbeat", Heartbeat(self.seq))
 
     def close(self) -> None:
         """Send what is queued, for at most half a second, and end."""
@@ -121,11 +129,8 @@ class Publisher:
 
 def subscriber(context: zmq.Context[zmq.Socket[bytes]], *topics: str) -> zmq.Socket[bytes]:
     """A SUB socket with a bounded queue that takes `topics`, still to be bound or connected."""
-    socket = context.socket(zmq.SUB)
+    socket = made(context, zmq.SUB)
     socket.set(zmq.RCVHWM, QUEUE)
-    socket.set(zmq.LINGER, 0)
-    socket.set(zmq.RECONNECT_IVL, 20)
-    socket.set(zmq.RECONNECT_IVL_MAX, 200)
     for topic in topics:
         socket.subscribe(topic)
     return socket
@@ -135,12 +140,8 @@ class SnapshotClient:
     """Asks the broker for its whole state. For one thread at a time."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], run_dir: Path) -> None:
-        self.pid = os.getpid()
-        self.socket = context.socket(zmq.DEALER)
-        self.socket.set(zmq.LINGER, 0)
+        self.socket = made(context, zmq.DEALER)
         self.socket.set(zmq.SNDHWM, 10)
-        self.socket.set(zmq.RECONNECT_IVL, 20)
-        self.socket.set(zmq.RECONNECT_IVL_MAX, 200)
         self.socket.connect(address(run_dir, SNAPSHOT))
         self.asked = 0
 

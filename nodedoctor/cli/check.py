@@ -11,7 +11,7 @@ import msgspec
 
 from nodedoctor import log
 from nodedoctor.cli.options import configuration, output
-from nodedoctor.cli.tables import colored, table
+from nodedoctor.cli.tables import as_json, colored, table
 from nodedoctor.config.load import load, node_name
 from nodedoctor.errors import ConfigurationError
 from nodedoctor.roster import Roster, roster_of
@@ -40,7 +40,7 @@ def check(names: tuple[str, ...], files: tuple[Path, ...], flags: tuple[str, ...
     chosen = choose(roster_of(config, node_name(config)), names)
     rows = [row(name, kind, status) for name, kind, status in check_all(chosen)]
     if form == "json":
-        click.echo(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
+        click.echo(as_json(rows))
     else:
         lines = [
             (r["name"], r["type"], colored(r["state"]), f"{r['duration']:.3f} s", r["text"]) for r in rows

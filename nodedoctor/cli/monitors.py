@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from nodedoctor.cli.options import output
-from nodedoctor.cli.tables import table
+from nodedoctor.cli.tables import as_json, table
 from nodedoctor.config.schema import Schema, allowed_of, described, schema_of
 from nodedoctor.duration import human
 from nodedoctor.monitor import Monitor
@@ -104,11 +104,6 @@ def allowed(option: Schema, definitions: Schema) -> str:
             allowed(each, definitions) for each in option["anyOf"] if each.get("type") != "null"
         )
     return allowed_of(option)
-
-
-def as_json(value: object) -> str:
-    """`value` as JSON for people and programs."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
 def as_text(description: dict[str, Any]) -> str:

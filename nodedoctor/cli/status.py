@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from nodedoctor.cli.ask import ask
 from nodedoctor.cli.options import output, run_folder
-from nodedoctor.cli.tables import colored, table
+from nodedoctor.cli.tables import as_json, colored, table
 from nodedoctor.duration import human
 from nodedoctor.errors import AgentUnreachableError
 from nodedoctor.folders import run_dir as folder
@@ -34,7 +33,7 @@ def status(run_dir: Path | None, form: str) -> None:
     if code != 200:
         raise AgentUnreachableError(body.get("error", {}).get("message", f"the agent answered {code}"))
     if form == "json":
-        click.echo(msgspec.json.format(msgspec.json.encode(body), indent=2).decode())
+        click.echo(as_json(body))
     else:
         click.echo(as_text(body))
     sys.exit(1 if body["problems"] else 0)

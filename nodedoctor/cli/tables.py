@@ -1,10 +1,11 @@
-"""Tables on a terminal."""
+"""What commands print: tables for people, JSON for people and programs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 import click
+import msgspec
 
 COLORS = {
     "ok": "green", "healthy": "green", "False": "green", "running": "green",
@@ -29,3 +30,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         )
         lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)
+
+
+def as_json(value: object) -> str:
+    """`value` as JSON for people and programs."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

@@ -13,7 +13,7 @@ import msgspec
 
 from nodedoctor.config.layers import Layers, dotted, process_environment
 from nodedoctor.config.model import Config, Exporters, MonitorEntry
-from nodedoctor.config.rules import monitor_faults, period_faults, rule_faults
+from nodedoctor.config.rules import listed, monitor_faults, period_faults, rule_faults
 from nodedoctor.config.schema import Fault, schema_faults
 from nodedoctor.config.text import PathOf, parse, read_document
 from nodedoctor.errors import ConfigurationError
@@ -81,8 +81,7 @@ def validated(layers: Layers) -> Loaded:
     Raises:
         ConfigurationError: with every fault that was found.
     """
-    listed = layers.data.get("monitors")
-    monitors = listed if isinstance(listed, list) else []
+    monitors = listed(layers.data, "monitors")
     faults = value_faults(layers.data, monitors)
     if layers.read_references(path for path, _ in faults):
         faults = value_faults(layers.data, monitors)

@@ -122,11 +122,10 @@ def families(state: BrokerState, workers: tuple[WorkerView, ...], queued: int) -
     yield gauge(
         "status_channel_size", "Statuses that waited when the broker last looked", [Sample({}, queued)]
     )
-    running = {WorkerState.RUNNING}
     yield gauge(
         "worker_up",
         "Whether a worker runs",
-        (Sample({"worker": w.name}, float(w.state in running)) for w in workers),
+        (Sample({"worker": w.name}, float(w.state is WorkerState.RUNNING)) for w in workers),
     )
     restarts: dict[Labels, float] = {
         (w.name, reason): float(n) for w in workers for reason, n in w.restarts.items()

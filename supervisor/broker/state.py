@@ -51,7 +51,6 @@ class MonitorData:
         self.checks = 0
         self.last_check: datetime | None = None
         self.last_duration: float | None = None
-        self.result = Result.UNKNOWN
         self.failing: Condition | None = None
         self.trouble: MonitorState | None = None
         self.metrics: tuple[Metric, ...] = ()
@@ -114,7 +113,7 @@ class BrokerState:
             self.counters.fenced[status.source,] += 1
             return []
         data.generation = status.generation
-        data.last_check, data.last_duration, data.result = status.timestamp, status.duration, status.result
+        data.last_check, data.last_duration = status.timestamp, status.duration
         self.agent_changed |= data.trouble is not None
         data.trouble = None
         data.metrics = status.metrics or data.metrics

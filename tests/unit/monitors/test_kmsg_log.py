@@ -17,11 +17,12 @@ import msgspec
 import pytest
 
 from nodedoctor.monitor import Finding, Host
+from nodedoctor.patterns import compile_pattern
 from nodedoctor.types import Event, Metric, Severity, utc_now
 from workers.monitors.logs.kmsg import KernelLog, parse
 from workers.monitors.logs.pattern import EVENTS_AT_ONCE, LogPatternMonitor, LogPatternOptions, bounded
 from workers.monitors.logs.position import Latched, Position, boot_id, load, save
-from workers.monitors.logs.rules import Matcher, Rule, compile_pattern, rule_set
+from workers.monitors.logs.rules import Matcher, Rule, rule_set
 
 KMSG = Path("/dev/kmsg")
 NUMBERS = itertools.count()

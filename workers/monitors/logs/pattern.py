@@ -94,10 +94,11 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
 
     def __init__(self, name: str, options: LogPatternOptions, host: Host | None = None) -> None:
         super().__init__(name, options, host)
-        self.rules = options.all_rules()
-        self.matcher = Matcher(self.rules)
-        self.by_name = {rule.name: rule for rule in self.rules}
-        self.matches: Counter[str] = Counter({rule.name: 0 for rule in self.rules})
+        rules = options.all_rules()
+        self.matcher = Matcher(rules)
+        self.by_name = {rule.name: rule for rule in rules}
+        self.declared = self.conditions_of(name, options)
+        self.matches: Counter[str] = Counter(dict.fromkeys(self.by_name, 0))
         self.lines = 0
         self.told_lost = 0
         self.log: KernelLog | None = None
@@ -171,7 +172,7 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
 
     def findings(self) -> Iterator[Finding]:
         """Both sides of every condition."""
-        for condition in self.conditions_of(self.name, self.options):
+        for condition in self.declared:
             latched = self.latched.get(condition.type)
             if latched is None:
                 yield condition.when(False, "")
@@ -185,6 +186,11 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
         return datetime.fromtimestamp(
             next(int(line.split()[1]) for line in lines if line.startswith("btime")), UTC
         )
+
+    @cached_property
+    def this_boot(self) -> str:
+        """The running boot's own id."""
+        return boot_id(self.host.proc)
 
     @property
     def file(self) -> Path | None:
@@ -202,7 +208,7 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
         try:
             lookback = seconds(self.options.lookback)
             start, newest = numbers(path, (time.clock_gettime(time.CLOCK_MONOTONIC) - lookback) * 1e6)
-            if known and known.boot != boot_id(self.host.proc):
+            if known and known.boot != self.this_boot:
                 # Everything in the ring is of this boot, and nobody has read it.
                 start = -1
             elif known and known.seq <= newest:
@@ -219,7 +225,7 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
         """Write the position, at most once a second."""
         if self.file is None or self.log is None:
             return
-        position = Position(boot_id(self.host.proc), self.log.after, dict(self.latched))
+        position = Position(self.this_boot, self.log.after, dict(self.latched))
         if position != self.saved and (at_once or time.monotonic() - self.saved_at >= SAVE_EVERY):
             try:
                 save(self.file, position)
@@ -239,15 +245,14 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
 
 def bounded(events: list[Event]) -> Iterator[Event]:
     """The first of `events`, each once, and one that tells of the rest: a storm must not flood anybody."""
-    distinct = list(dict.fromkeys((event.severity, event.reason, event.message) for event in events))
-    first = {
-        key: event for event in reversed(events) for key in [(event.severity, event.reason, event.message)]
-    }
-    for key in distinct[:EVENTS_AT_ONCE]:
-        yield first[key]
+    first: dict[tuple[str, str, str], Event] = {}
+    for event in events:
+        first.setdefault((event.severity, event.reason, event.message), event)
+    distinct = list(first.values())
+    yield from distinct[:EVENTS_AT_ONCE]
     rest = distinct[EVENTS_AT_ONCE:]
     if rest:
-        reasons = ", ".join(sorted({reason for _, reason, _ in rest}))
+        reasons = ", ".join(sorted({event.reason for event in rest}))
         yield Event(
             Severity.WARNING,
             SUPPRESSED.reason,

@@ -16,6 +16,7 @@ from msgspec import Meta
 from nodedoctor.config.model import ConditionName
 from nodedoctor.duration import Duration
 from nodedoctor.monitor import Options
+from nodedoctor.patterns import as_text, compile_pattern, options
 from nodedoctor.types import Severity
 
 RULE_SETS = files("nodedoctor") / "etc/rules"
@@ -68,8 +69,8 @@ def rule_faults(rule: Rule) -> Iterator[tuple[str, str]]:
     for option, pattern in (("pattern", rule.pattern), ("clearPattern", rule.clear_pattern)):
         try:
             compiled = compile_pattern(pattern)
-        except re2.error as error:
-            yield option, f"RE2 can't take {pattern!r}: {as_text(error.args[0])}"
+        except ValueError as error:
+            yield option, str(error)
             continue
         if option == "pattern":
             known = {"line", *(as_text(name) for name in compiled.groupindex)}
@@ -83,28 +84,6 @@ def rule_faults(rule: Rule) -> Iterator[tuple[str, str]]:
         yield "condition", "a permanent rule needs the condition that it sets"
     if rule.type == "temporary" and (rule.condition or rule.clear_pattern or rule.clear_after):
         yield "type", "a temporary rule has no condition to set or clear; is it permanent?"
-
-
-def as_text(value: bytes | str) -> str:
-    """`value` as text: RE2 gives bytes for bytes."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def options() -> Any:  # noqa: ANN401 - re2 has no types
-    """Bytes in, whatever they are: kernel lines need not be UTF-8."""
-    chosen = re2.Options()
-    chosen.encoding = re2.Options.Encoding.LATIN1
-    chosen.log_errors = False
-    return chosen
-
-
-def compile_pattern(pattern: str) -> Any:  # noqa: ANN401 - re2 has no types
-    """`pattern`, to be searched for in bytes.
-
-    Raises:
-        re2.error: RE2 can't take it (it has no look-around and no back references).
-    """
-    return re2.compile(pattern.encode(), options())
 
 
 def rule_sets() -> tuple[str, ...]:

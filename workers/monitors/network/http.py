@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
-import re2
 
 from nodedoctor.config.model import ConditionName
 from nodedoctor.duration import Duration, seconds
 from nodedoctor.monitor import ConditionType, Gauge, Monitor, Observation, Options
+from nodedoctor.patterns import compile_pattern
 from nodedoctor.words import condition_name
 
 if TYPE_CHECKING:
@@ -69,11 +69,9 @@ class HttpOptions(Options, frozen=True):
         if "\0" in self.ca_file:
             yield "caFile", "holds a NUL"
         try:
-            body_pattern(self.expected_body)
-        except re2.error as error:
-            why = error.args[0]
-            text = why.decode(errors="replace") if isinstance(why, bytes) else why
-            yield "expectedBody", f"RE2 can't take {self.expected_body!r}: {text}"
+            compile_pattern(self.expected_body)
+        except ValueError as error:
+            yield "expectedBody", str(error)
 
 
 def url_faults(url: str) -> Iterator[tuple[str, str]]:
@@ -91,17 +89,6 @@ def url_faults(url: str) -> Iterator[tuple[str, str]]:
         yield "url", "holds credentials; send them as a header instead"
     if not re.match(r"[!-~]*\Z", parts.path + parts.query):
         yield "url", f"found {url!r}: blanks and what is not ASCII must be written as %XX"
-
-
-def body_pattern(pattern: str) -> Any:  # noqa: ANN401 - re2 has no types
-    """`pattern` for bytes, whatever their encoding.
-
-    Raises:
-        re2.error: RE2 can't take it.
-    """
-    options = re2.Options()
-    options.encoding, options.log_errors = re2.Options.Encoding.LATIN1, False
-    return re2.compile(pattern.encode(), options)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -147,7 +134,7 @@ def verdict(options: HttpOptions, answer: Answer) -> tuple[str, str]:
     if answer.status not in codes:
         wanted = " or ".join(str(code) for code in codes)
         return "UnexpectedStatus", f"answered {answer.status}, expected {wanted}"
-    if options.expected_body and not body_pattern(options.expected_body).search(answer.body):
+    if options.expected_body and not compile_pattern(options.expected_body).search(answer.body):
         return "UnexpectedBody", f"the body does not match {options.expected_body!r}"
     return "", ""
 

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import msgspec
 
-from nodedoctor.monitor import ConditionType, Gauge, Host, Monitor, Observation, Options, Percent, counter
+from nodedoctor.monitor import (
+    ConditionType,
+    Gauge,
+    Host,
+    Monitor,
+    Observation,
+    Options,
+    Percent,
+    counter,
+    order_faults,
+)
 from nodedoctor.types import Severity
 
 OVERLOADED = ConditionType(
@@ -57,9 +67,9 @@ class CpuOptions(Options, frozen=True):
         """The warning comes before the problem, and there is a load that is none."""
         if self.load_per_core_threshold is not None and self.load_per_core_threshold <= 0:
             yield "loadPerCoreThreshold", f"found {self.load_per_core_threshold:g}, allowed: more than 0"
-        if self.warning_threshold >= self.critical_threshold:
-            allowed = f"must be below criticalThreshold ({self.critical_threshold:g})"
-            yield "warningThreshold", f"found {self.warning_threshold:g}, {allowed}"
+        yield from order_faults(
+            "warningThreshold", self.warning_threshold, "criticalThreshold", self.critical_threshold
+        )
 
 
 class Times(msgspec.Struct, frozen=True):
@@ -114,11 +124,12 @@ class CpuMonitor(Monitor[CpuOptions]):
         busy, stolen = measured
         yield UTILIZATION(busy)
         yield STEAL(stolen)
-        limit, warning = self.options.critical_threshold, self.options.warning_threshold
-        if busy * 100 >= limit:
-            yield OVERLOADED.when(True, f"the processors are busier than {limit:g} %")
-        else:
-            yield OVERLOADED.warn_when(busy * 100 >= warning, f"the processors are busier than {warning:g} %")
+        yield OVERLOADED.graded(
+            busy * 100,
+            self.options.warning_threshold,
+            self.options.critical_threshold,
+            lambda limit: f"the processors are busier than {limit:g} %",
+        )
         steal = self.options.steal_threshold
         yield STOLEN.when(stolen * 100 >= steal, f"the hypervisor takes more than {steal:g} % of the time")
 

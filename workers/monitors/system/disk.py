@@ -8,7 +8,16 @@ from pathlib import Path
 
 import msgspec
 
-from nodedoctor.monitor import ConditionType, Gauge, Host, Monitor, Observation, Options, Percent
+from nodedoctor.monitor import (
+    ConditionType,
+    Gauge,
+    Host,
+    Monitor,
+    Observation,
+    Options,
+    Percent,
+    order_faults,
+)
 
 SPACE_LOW = ConditionType(
     "DiskSpaceLow", reason="DiskAlmostFull", ok_reason="DiskHasSpace", warning_reason="DiskFillingUp"
@@ -51,12 +60,11 @@ class DiskPath(Options, frozen=True):
         """An absolute path, the warning before the problem."""
         if not self.path.startswith("/"):
             yield "path", f"found {self.path!r}, allowed: an absolute path"
-        if self.warning_threshold >= self.critical_threshold:
-            allowed = f"must be below criticalThreshold ({self.critical_threshold:g})"
-            yield "warningThreshold", f"found {self.warning_threshold:g}, {allowed}"
-        if self.inode_warning_threshold >= self.inode_critical_threshold:
-            allowed = f"must be below inodeCriticalThreshold ({self.inode_critical_threshold:g})"
-            yield "inodeWarningThreshold", f"found {self.inode_warning_threshold:g}, {allowed}"
+        yield from order_faults(
+            "warningThreshold", self.warning_threshold, "criticalThreshold", self.critical_threshold
+        )
+        inodes = (self.inode_warning_threshold, "inodeCriticalThreshold", self.inode_critical_threshold)
+        yield from order_faults("inodeWarningThreshold", *inodes)
 
 
 class DiskOptions(Options, frozen=True):
@@ -184,11 +192,12 @@ def space(disk: DiskPath, filesystem: os.statvfs_result) -> Iterator[Observation
     yield SIZE(filesystem.f_blocks * filesystem.f_frsize, path=disk.path)
     yield FREE(filesystem.f_bavail * filesystem.f_frsize, path=disk.path)
     yield USED(used / 100, path=disk.path)
-    limit, warning = disk.critical_threshold, disk.warning_threshold
-    if used >= limit:
-        yield SPACE_LOW.when(True, f"{disk.path} is fuller than {limit:g} %")
-    else:
-        yield SPACE_LOW.warn_when(used >= warning, f"{disk.path} is fuller than {warning:g} %")
+    yield SPACE_LOW.graded(
+        used,
+        disk.warning_threshold,
+        disk.critical_threshold,
+        lambda limit: f"{disk.path} is fuller than {limit:g} %",
+    )
 
 
 def inodes(disk: DiskPath, filesystem: os.statvfs_result) -> Iterator[Observation]:
@@ -197,12 +206,12 @@ def inodes(disk: DiskPath, filesystem: os.statvfs_result) -> Iterator[Observatio
         return
     used = 100 * (filesystem.f_files - filesystem.f_ffree) / filesystem.f_files
     yield INODES(used / 100, path=disk.path)
-    limit, warning = disk.inode_critical_threshold, disk.inode_warning_threshold
-    if used >= limit:
-        yield INODES_LOW.when(True, f"more than {limit:g} % of the inodes of {disk.path} are used")
-    else:
-        text = f"more than {warning:g} % of the inodes of {disk.path} are used"
-        yield INODES_LOW.warn_when(used >= warning, text)
+    yield INODES_LOW.graded(
+        used,
+        disk.inode_warning_threshold,
+        disk.inode_critical_threshold,
+        lambda limit: f"more than {limit:g} % of the inodes of {disk.path} are used",
+    )
 
 
 def used_percent(filesystem: os.statvfs_result) -> float:

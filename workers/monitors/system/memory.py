@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nodedoctor.errors import Undetermined
-from nodedoctor.monitor import ConditionType, Gauge, Monitor, Observation, Options, Percent
+from nodedoctor.monitor import ConditionType, Gauge, Monitor, Observation, Options, Percent, order_faults
 from nodedoctor.types import Severity
 
 LOW = ConditionType(
@@ -37,9 +37,9 @@ class MemoryOptions(Options, frozen=True):
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """The warning comes before the problem."""
-        if self.warning_threshold >= self.critical_threshold:
-            allowed = f"must be below criticalThreshold ({self.critical_threshold:g})"
-            yield "warningThreshold", f"found {self.warning_threshold:g}, {allowed}"
+        yield from order_faults(
+            "warningThreshold", self.warning_threshold, "criticalThreshold", self.critical_threshold
+        )
 
 
 class MemoryMonitor(Monitor[MemoryOptions]):
@@ -70,11 +70,12 @@ class MemoryMonitor(Monitor[MemoryOptions]):
         yield SIZE(total)
         yield AVAILABLE(available)
         yield USED(used)
-        limit, warning = self.options.critical_threshold, self.options.warning_threshold
-        if used * 100 >= limit:
-            yield LOW.when(True, f"more than {limit:g} % of memory are in use")
-        else:
-            yield LOW.warn_when(used * 100 >= warning, f"more than {warning:g} % of memory are in use")
+        yield LOW.graded(
+            used * 100,
+            self.options.warning_threshold,
+            self.options.critical_threshold,
+            lambda limit: f"more than {limit:g} % of memory are in use",
+        )
 
     def check_swap(self, total: int, free: int) -> Iterator[Observation]:
         """Whether too little of `total` bytes of swap is free; without any, there is nothing to run out of."""

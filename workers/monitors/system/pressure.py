@@ -8,7 +8,17 @@ from typing import Literal
 
 import msgspec
 
-from nodedoctor.monitor import ConditionType, Finding, Gauge, Monitor, Observation, Options, Percent, counter
+from nodedoctor.monitor import (
+    ConditionType,
+    Finding,
+    Gauge,
+    Monitor,
+    Observation,
+    Options,
+    Percent,
+    counter,
+    order_faults,
+)
 
 CPU = ConditionType(
     "CPUPressureHigh", "TasksWaitForCPU", "CPUPressureLow", warning_reason="CPUPressureRising"
@@ -67,9 +77,8 @@ class PressureOptions(Options, frozen=True):
                 "found 'full', allowed: some (for the whole machine the kernel reports 0 as full)",
             )
         for name, limits in (("cpu", self.cpu), ("memory", self.memory), ("io", self.io)):
-            if limits.warning_threshold >= limits.critical_threshold:
-                allowed = f"must be below criticalThreshold ({limits.critical_threshold:g})"
-                yield f"{name}.warningThreshold", f"found {limits.warning_threshold:g}, {allowed}"
+            thresholds = (limits.warning_threshold, "criticalThreshold", limits.critical_threshold)
+            yield from order_faults(f"{name}.warningThreshold", *thresholds)
 
 
 class Pressure(msgspec.Struct, frozen=True):
@@ -119,11 +128,12 @@ class PressureMonitor(Monitor[PressureOptions]):
 def finding(condition: ConditionType, limits: Limits, resource: str, lines: dict[str, Pressure]) -> Finding:
     """What `lines`, of which `limits.kind` is one, say about `resource`."""
     waited = lines[limits.kind].averages[limits.window]
-    limit, warning = limits.critical_threshold, limits.warning_threshold
-    text = f"{limits.kind} tasks waited for {resource} more than {{:g}} % of the time"
-    if waited >= limit:
-        return condition.when(True, text.format(limit))
-    return condition.warn_when(waited >= warning, text.format(warning))
+    return condition.graded(
+        waited,
+        limits.warning_threshold,
+        limits.critical_threshold,
+        lambda limit: f"{limits.kind} tasks waited for {resource} more than {limit:g} % of the time",
+    )
 
 
 def samples(resource: str, lines: dict[str, Pressure]) -> Iterator[Observation]:
