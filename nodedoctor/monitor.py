@@ -63,6 +63,7 @@ class ConditionType(msgspec.Struct, frozen=True):
         warning_reason: Its reason while it is False and a first threshold was crossed.
         latched: The monitor holds this state itself, from what happened once: the thresholds in a row, which ask
             for the same finding several times, do not apply.
+        reasons: All the reasons that it may have while it is True, where `reason` is not the only one.
     """
 
     type: str
@@ -72,6 +73,7 @@ class ConditionType(msgspec.Struct, frozen=True):
     severity: Severity = Severity.ERROR
     warning_reason: str = ""
     latched: bool = False
+    reasons: tuple[str, ...] = ()
 
     def when(self, bad: bool, message: str, reason: str = "") -> Finding:  # noqa: FBT001 - it reads as a sentence
         """One subject is bad, as `message` says, or is fine (then the message is not used)."""
@@ -101,10 +103,12 @@ class Gauge(msgspec.Struct, frozen=True):
     help: str
     labels: tuple[str, ...] = ()
     kind: str = "gauge"
+    bare: bool = False
+    """Exported under its name alone, without prefix and without the label of its monitor."""
 
     def __call__(self, value: float, **labels: str) -> Metric:
         """One sample of this metric."""
-        return Metric(self.name, value, labels, self.kind)
+        return Metric(self.name, value, labels, self.kind, self.bare)
 
 
 def counter(name: str, help: str, labels: tuple[str, ...] = ()) -> Gauge:  # noqa: A002 - Prometheus calls it so
@@ -167,6 +171,11 @@ class Monitor(ABC, Generic[O]):
         """The conditions that a monitor called `name` with `options` reports; overridden where they depend on it."""
         return cls.conditions
 
+    @classmethod
+    def events_of(cls, name: str, options: O) -> tuple[EventReason, ...]:  # noqa: ARG003 - for subclasses
+        """The events that a monitor called `name` with `options` may report; overridden where they depend on it."""
+        return cls.events
+
     @abstractmethod
     def check(self) -> Iterator[Observation]:
         """Look once. Each condition gets at least one finding, whether it is bad or not.
@@ -179,6 +188,14 @@ class Monitor(ABC, Generic[O]):
     def fileno(self) -> int | None:
         """The descriptor whose input wakes a streaming monitor, or None: it is polled at its interval alone."""
         return None
+
+    def wake_after(self) -> float | None:
+        """Seconds until `check` is to be called even without input and before its interval is over, or None."""
+        return None
+
+    def check_alone(self) -> Iterator[Observation]:
+        """Look once, when nobody will look again: waits for what `check` would only have started."""
+        return self.check()
 
     def close(self) -> None:
         """Let go of what the monitor holds; called once, at an orderly end."""

@@ -50,21 +50,30 @@ class MonitorState(StrEnum):
 
 
 class Metric(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One measured value. `name` ends in its unit and has no prefix; `kind` is gauge or counter."""
+    """One measured value. `name` ends in its unit and has no prefix; `kind` is gauge or counter.
+
+    A `bare` one is exported under its name alone, without prefix and without the label of its monitor: other
+    people's dashboards know it so.
+    """
 
     name: str
     value: float
     labels: dict[str, str] = {}
     kind: str = "gauge"
+    bare: bool = False
 
 
-class Event(msgspec.Struct, frozen=True):
-    """Something that happened; never a state. `reason` is CamelCase, `timestamp` is when it happened."""
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that happened; never a state. `reason` is CamelCase, `timestamp` is when it happened.
+
+    One event may stand for several of its reason: `count` says for how many.
+    """
 
     severity: Severity
     reason: str
     message: str
     timestamp: datetime
+    count: int = 1
 
 
 class Condition(msgspec.Struct, frozen=True):

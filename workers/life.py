@@ -77,17 +77,19 @@ class MonitorWorker:
                 self.check(due=due)
 
     def wait(self) -> bool:
-        """Sleep until something is to be done; whether the monitor's source has input."""
+        """Sleep until something is to be done; whether the monitor's source has input or it asked to be woken."""
         self.place.slot.rest(self.cadence.due, self.spec.timeout + GRACE)
         poller = zmq.Poller()
         poller.register(self.publisher.socket, zmq.POLLIN)
         source = self.monitor.fileno()
         if source is not None:
             poller.register(source, zmq.POLLIN)
-        left = min(3600.0, max(0.0, self.cadence.due - time.monotonic()))
+        wake_after = self.monitor.wake_after()
+        due = self.cadence.due if wake_after is None else min(self.cadence.due, time.monotonic() + wake_after)
+        left = min(3600.0, max(0.0, due - time.monotonic()))
         # Rounded up: a wake-up just before the tick would only go round the loop again.
         ready = dict(poller.poll(int(left * 1000) + 1))
-        return source is not None and source in ready
+        return source in ready or (wake_after is not None and time.monotonic() >= due)
 
     def check(self, *, due: bool) -> None:
         """Make one check under its deadline; publish it if its tick came or it has news."""
@@ -152,4 +154,4 @@ def check_once(spec: MonitorSpec) -> Status:
     """The status of a single check, every finding believed at once."""
     eager = msgspec.structs.replace(spec, failure_threshold=1, success_threshold=1)
     with contextlib.closing(eager.build()) as monitor:
-        return Observer(eager, monitor).observe()
+        return Observer(eager, monitor, alone=True).observe()

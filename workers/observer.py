@@ -48,11 +48,14 @@ class Observer:
         monitor: Monitor[Any],
         generation: int = 1,
         wall: Callable[[], datetime] = utc_now,
+        *,
+        alone: bool = False,
     ) -> None:
         self.spec = spec
         self.monitor = monitor
         self.generation = generation
         self.wall = wall
+        self.look_once = monitor.check_alone if alone else monitor.check
         self.checks = 0
         self.failure = ""
         self.exhausted = False
@@ -77,7 +80,7 @@ class Observer:
         seen = Observations()
         kinds: dict[type, list[Any]] = {Finding: seen.findings, Event: seen.events, Metric: seen.metrics}
         try:
-            for observation in self.monitor.check():
+            for observation in self.look_once():
                 if type(observation) not in kinds:
                     msg = f"check() yielded {observation!r}: expected a Finding, a Metric or an Event"
                     raise TypeError(msg)

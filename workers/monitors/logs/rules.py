@@ -31,12 +31,15 @@ class Samples(Options, frozen=True):
 
 
 class Rule(Options, frozen=True):
-    """What to look for in a line, and what it means."""
+    """What to look for in a log, and what it means."""
 
     name: str
     """Names the rule in metrics."""
     pattern: Annotated[str, Meta(min_length=1)]
-    """A regular expression (RE2) that is searched for in each line."""
+    """A regular expression (RE2)."""
+    match: Literal["line", "window"] = "line"
+    """line: searched for in each line. window: in the last lines (bufferSize) joined by newlines, and it must
+    match up to the end of the newest one, as Node Problem Detector does it."""
     type: Literal["temporary", "permanent"] = "temporary"
     """temporary: each match is an event. permanent: a match sets the condition."""
     condition: ConditionName | None = None
@@ -46,11 +49,27 @@ class Rule(Options, frozen=True):
     severity: Literal["info", "warning", "error"] | None = None
     """By default warning for an event and error for a condition."""
     message: str = "{line}"
-    """Message: {line} is the whole line, {name} a named group of the pattern."""
+    """Message: {line} is what matched in whole lines, {name} or {1} a group of the pattern, or a field of the line
+    (unit, identifier, pid, level, subsystem, device); {{ is a brace."""
+    labels: tuple[str, ...] = ()
+    """Groups and fields that become labels of the metric log_matches_total."""
+    meanings: dict[str, dict[str, str]] = {}
+    """For a group, what its values mean: {name_meaning} in the message is the text for what the group holds."""
+    count: Annotated[int, Meta(ge=1)] = 1
+    """So many matches within `within` make one event, or set the condition, which is cleared when there are fewer."""
+    within: Duration | None = None
+    """The time in which `count` matches must lie."""
+    revert_pattern: str = ""
+    """A match of this takes one match off the count."""
     clear_pattern: str = ""
-    """A line that matches this clears the condition; besides, a reboot does."""
+    """A match of this clears the condition; besides, a reboot does. Named groups that `pattern` has, too, say which:
+    a condition that was set for one device is cleared for the same device only."""
     clear_after: Duration | None = None
-    """Clears the condition when no line has matched for this long."""
+    """Clears the condition when nothing has matched for this long."""
+    events_per_minute: Annotated[int, Meta(ge=1)] = 10
+    """More events than this are told in one that says how many there were."""
+    deduplicate_within: Duration = "1m"
+    """Events with the same message are told once in this time, then how many there were; 0s tells each."""
     samples: Samples = Samples()
 
     @property
