@@ -106,7 +106,7 @@ class Gauge(msgspec.Struct, frozen=True):
     bare: bool = False
     """Exported under its name alone, without prefix and without the label of its monitor."""
 
-    def __call__(self, value: float, **labels: str) -> Metric:
+    def __call__(self, value: float, /, **labels: str) -> Metric:
         """One sample of this metric."""
         return Metric(self.name, value, labels, self.kind, self.bare)
 
@@ -175,6 +175,11 @@ class Monitor(ABC, Generic[O]):
     def events_of(cls, name: str, options: O) -> tuple[EventReason, ...]:  # noqa: ARG003 - for subclasses
         """The events that a monitor called `name` with `options` may report; overridden where they depend on it."""
         return cls.events
+
+    @classmethod
+    def metrics_of(cls, name: str, options: O) -> tuple[Gauge, ...]:  # noqa: ARG003 - for subclasses
+        """The metrics that a monitor called `name` with `options` may export; overridden where they depend on it."""
+        return cls.metrics
 
     @abstractmethod
     def check(self) -> Iterator[Observation]:

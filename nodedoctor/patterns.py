@@ -31,3 +31,14 @@ def compile_pattern(pattern: str) -> Any:  # noqa: ANN401 - re2 has no types
 def as_text(value: bytes | str) -> str:
     """`value` as text: RE2 gives bytes for bytes."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def group_names(pattern: str) -> set[str]:
+    """What the groups of `pattern` can be called by: their names and their numbers.
+
+    Raises:
+        ValueError: as compile_pattern.
+    """
+    compiled = compile_pattern(pattern)
+    numbers = (str(number) for number in range(1, compiled.groups + 1))
+    return {*(as_text(name) for name in compiled.groupindex), *numbers}

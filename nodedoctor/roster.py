@@ -9,7 +9,7 @@ import msgspec
 from nodedoctor.config.model import Config, HttpExporter, MonitorEntry, PrometheusExporter
 from nodedoctor.duration import seconds
 from nodedoctor.exporter import Exporter
-from nodedoctor.monitor import ConditionType, Host, Monitor, Options
+from nodedoctor.monitor import ConditionType, EventReason, Gauge, Host, Monitor, Options
 from nodedoctor.registry import exporter_type, monitor_type
 
 
@@ -29,6 +29,21 @@ class MonitorSpec(msgspec.Struct, frozen=True):
     def conditions(self) -> tuple[ConditionType, ...]:
         """The conditions that this monitor writes, alone."""
         return self.kind.conditions_of(self.name, self.options)
+
+    @property
+    def events(self) -> tuple[EventReason, ...]:
+        """The events that this monitor may report."""
+        return self.kind.events_of(self.name, self.options)
+
+    @property
+    def metrics(self) -> tuple[Gauge, ...]:
+        """The metrics that this monitor may export."""
+        return self.kind.metrics_of(self.name, self.options)
+
+    @property
+    def metrics_reporting(self) -> bool:
+        """Whether what it finds counts in Node Problem Detector's metrics; it does unless its options say otherwise."""
+        return bool(getattr(self.options, "metrics_reporting", True))
 
     def build(self, host: Host | None = None) -> Monitor[Any]:
         """The monitor itself, to look at `host`."""

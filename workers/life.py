@@ -25,6 +25,8 @@ from workers.resources import usage
 
 REMEMBERED = 256
 """Events that are told again to a new broker, which may never have seen them."""
+STREAM_PAUSE = 0.02
+"""Seconds from one look at a source to the next: what comes in between is taken together, which is cheaper."""
 GRACE = 5.0
 """Seconds by which a waiting worker may wake up late before it counts as hung."""
 
@@ -65,6 +67,7 @@ class MonitorWorker:
         self.told: deque[Event] = deque(maxlen=REMEMBERED)
         self.measure_every = seconds(place.roster.config.settings.update_interval)
         self.measured_at = -self.measure_every
+        self.looked_at = 0.0
 
     def live(self) -> None:
         """Check and publish until SIGTERM, or until the process has grown too much."""
@@ -74,11 +77,13 @@ class MonitorWorker:
                 self.introduce()
             due = time.monotonic() >= self.cadence.due
             if due or streamed:
+                self.looked_at = time.monotonic() if streamed else 0.0
                 self.check(due=due)
 
     def wait(self) -> bool:
         """Sleep until something is to be done; whether the monitor's source has input or it asked to be woken."""
         self.place.slot.rest(self.cadence.due, self.spec.timeout + GRACE)
+        time.sleep(max(0.0, self.looked_at + STREAM_PAUSE - time.monotonic()))
         poller = zmq.Poller()
         poller.register(self.publisher.socket, zmq.POLLIN)
         source = self.monitor.fileno()

@@ -99,11 +99,12 @@ class EventRecord(msgspec.Struct, frozen=True):
     reason: str
     message: str
     timestamp: datetime
+    count: int = 1
 
     @classmethod
     def of(cls, monitor: str, event: Event) -> EventRecord:
         """`event`, as `monitor` told it."""
-        return cls(monitor, event.severity, event.reason, event.message, event.timestamp)
+        return cls(monitor, event.severity, event.reason, event.message, event.timestamp, event.count)
 
 
 class ConditionView(msgspec.Struct, frozen=True, rename="camel"):
@@ -182,18 +183,23 @@ class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Family(msgspec.Struct, frozen=True):
-    """A metric with all its series; `name` has no prefix, `kind` is gauge, counter or histogram."""
+    """A metric with all its series; `name` has no prefix, `kind` is gauge, counter or histogram.
+
+    A `bare` one is exported without the prefix, too.
+    """
 
     name: str
     help: str
     kind: str
     samples: tuple[Sample, ...]
+    bare: bool = False
 
 
 class Snapshot(msgspec.Struct, frozen=True, rename="camel"):
     """The broker's whole state. The stream goes on with the message after `seq`.
 
-    `supervised` is when the supervisor last told the broker anything.
+    `supervised` is when the supervisor last told the broker anything; `npd_families` are Node Problem Detector's own
+    metrics, for those who ask for them.
     """
 
     node: str
@@ -212,6 +218,7 @@ class Snapshot(msgspec.Struct, frozen=True, rename="camel"):
     inactive: dict[str, str]
     events: tuple[EventRecord, ...]
     families: tuple[Family, ...]
+    npd_families: tuple[Family, ...] = ()
 
 
 encoder = msgspec.json.Encoder()

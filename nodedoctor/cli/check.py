@@ -23,7 +23,9 @@ from nodedoctor.words import did_you_mean
 @click.argument("names", metavar="[NAME...]", nargs=-1)
 @configuration
 @output
-def check(names: tuple[str, ...], files: tuple[Path, ...], flags: tuple[str, ...], form: str) -> None:
+def check(
+    names: tuple[str, ...], files: tuple[Path, ...], npd: tuple[Path, ...], flags: tuple[str, ...], form: str
+) -> None:
     r"""Run the configured monitors once, each in its own process under its timeout, and print what they find.
 
     It needs no running agent and changes nothing. Exit code 1 if any has a problem.
@@ -36,7 +38,7 @@ def check(names: tuple[str, ...], files: tuple[Path, ...], flags: tuple[str, ...
     from supervisor.once import check_all
 
     log.set_up("error", log.default_form(), "check")
-    config = load(files, flags).config
+    config = load(files, flags, npd=npd).config
     chosen = choose(roster_of(config, node_name(config)), names)
     rows = [row(name, kind, status) for name, kind, status in check_all(chosen)]
     if form == "json":

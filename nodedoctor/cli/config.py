@@ -11,7 +11,7 @@ import click
 import msgspec
 import yaml
 
-from nodedoctor.cli.options import configuration
+from nodedoctor.cli.options import FILE, configuration
 from nodedoctor.config.layers import dotted, items_of
 from nodedoctor.config.load import load
 from nodedoctor.config.text import PathOf
@@ -30,7 +30,7 @@ def config() -> None:
 @config.command()
 @configuration
 @click.option("--origin", is_flag=True, help="Say for each value which layer set it.")
-def show(files: tuple[Path, ...], flags: tuple[str, ...], *, origin: bool) -> None:
+def show(files: tuple[Path, ...], npd: tuple[Path, ...], flags: tuple[str, ...], *, origin: bool) -> None:
     r"""Print the effective configuration, secrets redacted.
 
     \b
@@ -38,13 +38,30 @@ def show(files: tuple[Path, ...], flags: tuple[str, ...], *, origin: bool) -> No
       node-doctor config show
       node-doctor config show --config node.yaml --origin
     """
-    loaded = load(files, flags)
+    loaded = load(files, flags, npd=npd)
     values = redacted(msgspec.to_builtins(loaded.config))
     if not origin:
         click.echo(yaml.safe_dump(values, sort_keys=False), nl=False)
         return
     for path, value in leaves(values, ()):
         click.echo(f"{dotted(path)}: {yaml_value(value)}  # {origin_of(path, loaded.origins)}")
+
+
+@config.command(name="convert")
+@click.option("--from", "form", type=click.Choice(["npd"]), required=True, help="Whose files they are.")
+@click.argument("files", nargs=-1, type=FILE, required=True)
+def convert_files(form: str, files: tuple[Path, ...]) -> None:  # noqa: ARG001 - there is one choice
+    r"""Print the configuration that does what the files of Node Problem Detector say.
+
+    What is to be known of them stands in comments at its head.
+
+    \b
+    Examples:
+      node-doctor config convert --from npd kernel-monitor.json readonly-monitor.json > node-doctor.yaml
+    """
+    from nodedoctor.npd.convert import convert
+
+    click.echo(convert(files).text(), nl=False)
 
 
 def origin_of(path: PathOf, origins: dict[str, str]) -> str:

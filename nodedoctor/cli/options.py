@@ -13,9 +13,18 @@ FILE = click.Path(path_type=Path)
 
 
 def configuration(command: F) -> F:
-    """`--config` and `--set`."""
+    """`--config`, `--npd-config` and `--set`."""
     command = click.option(
         "--set", "flags", metavar="PATH=VALUE", multiple=True, help="Set one value; repeatable, later wins."
+    )(command)
+    command = click.option(
+        "--npd-config",
+        "npd",
+        metavar="FILE",
+        type=FILE,
+        multiple=True,
+        help="Configuration file of Node Problem Detector; repeatable. Its monitors run beside those of --config,"
+        " and instead of the default ones.",
     )(command)
     return click.option(
         "--config",

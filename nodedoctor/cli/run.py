@@ -11,6 +11,7 @@ from nodedoctor import log
 from nodedoctor.bus.sockets import HEALTH, address
 from nodedoctor.cli.options import configuration, run_folder, state_folder
 from nodedoctor.config.load import load, node_name
+from nodedoctor.config.model import Config
 from nodedoctor.folders import make_private, run_dir, state_dir
 from nodedoctor.roster import roster_of
 from nodedoctor.version import version
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 @state_folder
 def run(
     files: tuple[Path, ...],
+    npd: tuple[Path, ...],
     flags: tuple[str, ...],
     log_level: str,
     log_format: str | None,
@@ -42,18 +44,13 @@ def run(
     Examples:
       node-doctor run
       node-doctor run --config node.yaml --set exporters.http.hostPort=8081
+      node-doctor run --npd-config kernel-monitor.json --npd-config custom-plugin-monitor.json
     """
-    start(files, flags, log_level, log_format or log.default_form(), run_dir, state_dir)
+    log.set_up(log_level, log_format or log.default_form())
+    start(load(files, flags, npd=npd).config, run_dir, state_dir)
 
 
-def start(
-    files: tuple[Path, ...],
-    flags: tuple[str, ...],
-    level: str,
-    form: str,
-    run_given: Path | None,
-    state_given: Path | None,
-) -> None:
+def start(config: Config, run_given: Path | None, state_given: Path | None) -> None:
     """Be the supervisor until the agent is stopped."""
     from supervisor.guard import own_supervisor
 
@@ -61,8 +58,6 @@ def start(
     from supervisor.core import Supervisor
     from supervisor.lock import locked
 
-    log.set_up(level, form)
-    config = load(files, flags).config
     roster = roster_of(config, node_name(config))
     folder = make_private(run_dir(run_given))
     address(folder, HEALTH)

@@ -50,6 +50,20 @@ class Layers:
         self.unset |= filler.unset
         self.references |= filler.whole
 
+    def add_converted(self, data: dict[str, Any], origin: str, instead_of: str) -> None:
+        """A configuration that was made of other files: its monitors join those that are there.
+
+        The monitors of the layer `instead_of` they replace.
+        """
+        own = self.data.get("monitors")
+        if not isinstance(own, list) or self.origins.get(("monitors",), "").startswith(f"{instead_of}:"):
+            self.put(("monitors",), [], origin)
+        monitors = self.data["monitors"]
+        for entry in data.pop("monitors"):
+            monitors.append(entry)
+            self.note(entry, ("monitors", len(monitors) - 1), lambda _: origin)
+        self.merge(self.data, data, (), lambda _: origin)
+
     def add_environment(self) -> None:
         """Variables such as NODE_DOCTOR_SETTINGS__DRYRUNMODE=true."""
         for name in sorted(self.environ):

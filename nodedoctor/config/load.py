@@ -33,14 +33,18 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 def load(
-    paths: Iterable[Path] = (), flags: Iterable[str] = (), environ: Mapping[str, str] | None = None
+    paths: Iterable[Path] = (),
+    flags: Iterable[str] = (),
+    environ: Mapping[str, str] | None = None,
+    npd: Iterable[Path] = (),
 ) -> Loaded:
-    """The configuration of these layers, later ones over earlier: default, `paths`, `environ`, `flags`.
+    """The configuration of these layers, later ones over earlier: default, `paths`, `npd`, `environ`, `flags`.
 
     Args:
         paths: Files; none: $NODE_DOCTOR_CONFIG, else /etc/node-doctor/config.yaml if it exists.
         flags: Each PATH=VALUE.
         environ: The environment; None is this process's.
+        npd: Node Problem Detector's files. Their monitors join those of `paths`, and replace the default ones.
 
     Raises:
         ConfigurationError: with every fault that was found.
@@ -51,6 +55,13 @@ def load(
     for path in list(paths) or default_files(environ):
         try:
             layers.add_document(read_document(path))
+        except ConfigurationError as error:
+            layers.faults += error.faults
+    if npd := list(npd):
+        from nodedoctor.npd.convert import convert
+
+        try:
+            layers.add_converted(convert(npd).data, ", ".join(map(str, npd)), instead_of=DEFAULT)
         except ConfigurationError as error:
             layers.faults += error.faults
     layers.add_environment()

@@ -40,6 +40,9 @@ class Counters:
         self.checks: Counter[Labels] = Counter()
         self.problems: Counter[Labels] = Counter()
         self.events: Counter[Labels] = Counter()
+        self.reported: Counter[Labels] = Counter()
+        """By reason: what Node Problem Detector counts as a problem: an event of a log or a plugin, a condition that
+        became True."""
         self.lost: Counter[Labels] = Counter()
         self.fenced: Counter[Labels] = Counter()
         self.durations: dict[str, Histogram] = {}

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
 
+import msgspec
+
 from nodedoctor.bus.messages import (
     ExporterState,
     ExporterView,
@@ -51,6 +53,7 @@ def snapshot_of(state: BrokerState, seq: int, wall: datetime, own: Usage, queued
         inactive=state.roster.inactive,
         events=tuple(state.events),
         families=(*state.counters.families(), *families(state, workers, queued)),
+        npd_families=tuple(npd_families(state)),
     )
 
 
@@ -181,11 +184,29 @@ def condition_samples(state: BrokerState) -> Iterator[Sample]:
 
 def monitors_own(state: BrokerState) -> Iterator[Family]:
     """What the monitors measured, by the name of the metric, each series with its monitor."""
-    helps = {m.name: m.help for data in state.monitors.values() for m in data.spec.kind.metrics}
-    found: dict[str, list[tuple[str, Metric]]] = defaultdict(list)
+    helps = {m.name: m.help for data in state.monitors.values() for m in data.spec.metrics}
+    found: dict[tuple[str, bool], list[tuple[str, Metric]]] = defaultdict(list)
     for name, data in state.monitors.items():
         for metric in data.metrics:
-            found[metric.name].append((name, metric))
-    for name, metrics in sorted(found.items()):
-        samples = tuple(Sample({"monitor": monitor, **m.labels}, m.value) for monitor, m in metrics)
-        yield Family(name, helps.get(name, name), metrics[0][1].kind, samples)
+            found[metric.name, metric.bare].append((name, metric))
+    for (name, bare), metrics in sorted(found.items()):
+        samples = tuple(
+            Sample(m.labels if bare else {"monitor": monitor, **m.labels}, m.value) for monitor, m in metrics
+        )
+        yield Family(name, helps.get(name, name), metrics[0][1].kind, samples, bare)
+
+
+def npd_families(state: BrokerState) -> Iterator[Family]:
+    """Node Problem Detector's metrics: how often each reason was found, and by which each condition holds now."""
+    counts = state.counters.reported
+    help_text = "Number of times a specific type of problem have occurred."
+    yield msgspec.structs.replace(family("problem_counter", help_text, ("reason",), counts), bare=True)
+    values: dict[Labels, float] = {}
+    for kind, reason in state.counters.problems:
+        held = state.held[kind]
+        if held.monitor not in state.silent:
+            holds = held.view.status is ConditionStatus.TRUE and held.view.reason == reason
+            values[kind, reason] = float(holds)
+    help_text = "Whether a specific type of problem is affecting the node or not."
+    gauges = family("problem_gauge", help_text, ("type", "reason"), values, kind="gauge")
+    yield msgspec.structs.replace(gauges, bare=True)

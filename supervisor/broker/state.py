@@ -100,9 +100,24 @@ class BrokerState:
         self.own = {kind: held.unobserved for kind, held in self.held.items() if held.monitor != AGENT}
         self.agent_changed = True
         self.has_dependencies = any(spec.depends_on for spec in roster.monitors)
+        self.silent = {spec.name for spec in roster.monitors if not spec.metrics_reporting}
+        self.start_at_zero()
         self.problems: dict[str, Problem] = {}
         self.events: deque[EventRecord] = deque(maxlen=KEPT_EVENTS)
         self.exporter_patience = 3 * seconds(roster.config.settings.update_interval) + 10
+
+    def start_at_zero(self) -> None:
+        """Let what may be counted be seen before it happens: an increase from nothing at all is not noticed."""
+        for spec in self.roster.monitors:
+            for reason in spec.events:
+                self.counters.events[spec.name, reason.severity, reason.reason] = 0
+            changes = [
+                (kind.type, reason) for kind in spec.conditions for reason in kind.reasons or (kind.reason,)
+            ]
+            self.counters.problems.update(dict.fromkeys(changes, 0))
+            if spec.name not in self.silent:
+                found = [e.reason for e in spec.events if e.severity is not Severity.INFO]
+                self.counters.reported.update({(reason,): 0 for reason in (*found, *(r for _, r in changes))})
 
     def on_status(self, status: Status, now: float, wall: datetime) -> list[Message]:
         """A monitor has checked, or repeats its newest status to a broker that it takes for a new one."""
@@ -120,7 +135,7 @@ class BrokerState:
         data.memory, data.cpu = status.memory or data.memory, status.cpu or data.cpu
         if not status.repeated:
             self.count(data, status)
-        messages = [message for event in status.events for message in self.on_event(data.spec.name, event)]
+        messages = [message for event in status.events for message in self.on_found(data.spec.name, event)]
         for condition in status.conditions:
             if condition.type == "MonitorFailing":
                 self.agent_changed |= data.failing is None or data.failing.message != condition.message
@@ -144,12 +159,18 @@ class BrokerState:
                 problem, last_seen=wall, count=problem.count + 1
             )
 
-    def on_event(self, monitor: str, event: Event) -> Iterator[Message]:
-        """Something happened: count it, keep it, tell it; what is told again by a restarted worker is known."""
-        record = EventRecord.of(monitor, event)
-        if record in self.events:
+    def on_found(self, monitor: str, event: Event) -> Iterator[Message]:
+        """A monitor found that something happened; what is told again by a restarted worker is known."""
+        if EventRecord.of(monitor, event) in self.events:
             return
-        self.counters.events[monitor, event.severity, event.reason] += 1
+        if event.severity is not Severity.INFO and monitor not in self.silent:
+            self.counters.reported[event.reason,] += event.count
+        yield from self.on_event(monitor, event)
+
+    def on_event(self, monitor: str, event: Event) -> Iterator[Message]:
+        """Something happened: count it, keep it, tell it."""
+        record = EventRecord.of(monitor, event)
+        self.counters.events[monitor, event.severity, event.reason] += event.count
         self.events.append(record)
         yield f"event.{monitor}", record
 
@@ -281,6 +302,8 @@ class BrokerState:
                 if known and not was_bad:
                     return
                 self.counters.problems[view.type, view.reason] += 1
+                if view.monitor not in self.silent:
+                    self.counters.reported[view.reason,] += 1
                 yield from self.transition_event(view, view.severity, view.message)
         elif was_bad:
             gone = self.problems.pop(view.type)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from nodedoctor.bus.messages import ConditionView, Family, Snapshot
-from nodedoctor.types import ConditionStatus, Severity
+from nodedoctor.bus.messages import Family, Snapshot
 
 NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*\Z")
@@ -23,7 +22,6 @@ SUFFIXES = {
     "histogram": ("", "_bucket", "_sum", "_count", "_created"),
 }
 """By kind, what a family's names end in; the OpenMetrics text is refused whole when two families share one."""
-NPD_COUNTER, NPD_GAUGE = "problem_counter", "problem_gauge"
 REFUSED = "exposition_refused_families"
 
 
@@ -41,39 +39,41 @@ def exposition(
     """
     encode, content_type = choose_encoder(accept)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(SnapshotCollector(snapshot, age, namespace, npd_compatible=npd_compatible))
-    # Node Problem Detector's counter does not end in _total: the library has no counters of that kind. The text
+    collector = SnapshotCollector(snapshot, age, namespace, npd_compatible=npd_compatible)
+    registry.register(collector)
+    text = encode(registry)
+    # The library has no counters whose names do not end in _total, as Node Problem Detector's do not. The text
     # format allows them, OpenMetrics (which says "unknown" there) does not.
-    untyped, counter = (f"\n# TYPE {NPD_COUNTER} {kind}\n".encode() for kind in ("untyped", "counter"))
-    return encode(registry).replace(untyped, counter), content_type
+    for name in collector.odd_counters:
+        untyped, counter = (f"\n# TYPE {name} {kind}\n".encode() for kind in ("untyped", "counter"))
+        text = text.replace(untyped, counter)
+    return text, content_type
 
 
 class SnapshotCollector(Collector):
     """Gives a snapshot's families as metrics."""
 
     def __init__(self, snapshot: Snapshot, age: float, namespace: str, *, npd_compatible: bool) -> None:
-        self.snapshot = snapshot
+        self.families = (*(snapshot.npd_families if npd_compatible else ()), *snapshot.families)
         self.age = age
         self.namespace = namespace
-        self.npd_compatible = npd_compatible
+        self.odd_counters: list[str] = []
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family. One that a plug-in named badly is left out and counted: it must not end the scrape."""
         age, refused = (f"{self.namespace}_{name}" for name in ("snapshot_age_seconds", REFUSED))
-        shown = self.shown({age, refused, NPD_COUNTER, NPD_GAUGE})
+        shown = self.shown({age, refused})
+        self.odd_counters = [full_name(family, self.namespace) for family in shown if is_odd(family)]
         for family in shown:
             yield metric_of(family, self.namespace)
         yield single(age, "Time since the broker last answered", self.age)
-        lost = len(self.snapshot.families) - len(shown)
+        lost = len(self.families) - len(shown)
         yield single(refused, "Metrics that can't be shown: their names, labels or values are faulty", lost)
-        if self.npd_compatible:
-            yield problem_counter(shown)
-            yield problem_gauge(shown, self.snapshot.conditions)
 
     def shown(self, taken: set[str]) -> list[Family]:
         """The families that Prometheus takes; of two that share a name the first one, the broker's own before others."""
         shown = []
-        for family in self.snapshot.families:
+        for family in self.families:
             names = names_of(family, self.namespace)
             if sound(family) and taken.isdisjoint(names):
                 shown.append(family)
@@ -81,9 +81,21 @@ class SnapshotCollector(Collector):
         return shown
 
 
+def full_name(family: Family, namespace: str) -> str:
+    """The name under which `family` is exported."""
+    return family.name if family.bare else f"{namespace}_{family.name}"
+
+
+def is_odd(family: Family) -> bool:
+    """Whether `family` is a counter whose name does not end as a counter's should."""
+    return family.kind == "counter" and family.bare and not family.name.endswith("_total")
+
+
 def names_of(family: Family, namespace: str) -> set[str]:
     """Every name that `family` or one of its series has in one of the formats."""
-    base = f"{namespace}_{family.name}"
+    base = full_name(family, namespace)
+    if is_odd(family):
+        return {base}
     if family.kind == "counter":
         base = base.removesuffix("_total")
     return {base + suffix for suffix in SUFFIXES.get(family.kind, ())}
@@ -113,12 +125,13 @@ def single(name: str, help_text: str, value: float) -> Metric:
 
 def metric_of(family: Family, namespace: str) -> Metric:
     """`family` as prometheus_client has it."""
-    name = f"{namespace}_{family.name}"
+    name = full_name(family, namespace)
     if family.kind == "histogram":
         return histogram_of(name, family)
-    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric: Metric = kind(name, family.help)
-    shown = f"{name.removesuffix('_total')}_total" if family.kind == "counter" else name
+    odd = is_odd(family)
+    kind = "unknown" if odd else family.kind
+    metric = Metric(name.removesuffix("_total") if kind == "counter" else name, family.help, kind)
+    shown = f"{metric.name}_total" if kind == "counter" else name
     for sample in family.samples:
         metric.add_sample(shown, sample.labels, sample.value)
     return metric
@@ -133,35 +146,3 @@ def histogram_of(name: str, family: Family) -> Metric:
         values = [sample.labels.get(label, "") for label in labels]
         histogram.add_metric(values, [*buckets, ("+Inf", sample.value)], sum_value=sample.sum)
     return histogram
-
-
-def problem_counter(families: Iterable[Family]) -> Metric:
-    """Node Problem Detector's counter: how often each reason was seen, as an event or as a condition."""
-    counts: dict[str, float] = {}
-    for family in families:
-        for sample in family.samples:
-            event = family.name == "events_total" and sample.labels.get("severity") != Severity.INFO
-            if event or family.name == "problems_detected_total":
-                reason = sample.labels.get("reason", "")
-                counts[reason] = counts.get(reason, 0.0) + sample.value
-    metric = Metric(NPD_COUNTER, "Number of times a specific type of problem have occurred.", "unknown")
-    for reason, count in sorted(counts.items()):
-        metric.add_sample(NPD_COUNTER, {"reason": reason}, count)
-    return metric
-
-
-def problem_gauge(families: Iterable[Family], conditions: Iterable[ConditionView]) -> Metric:
-    """Node Problem Detector's gauge: 1 while a condition is True by this reason, 0 for its earlier reasons."""
-    held = {condition.type: condition for condition in conditions}
-    active = ((c.type, c.reason) for c in held.values() if c.status is ConditionStatus.TRUE)
-    values = dict.fromkeys(active, 1.0)
-    for family in families:
-        if family.name == "problems_detected_total":
-            for sample in family.samples:
-                pair = (sample.labels.get("type", ""), sample.labels.get("reason", ""))
-                if pair[0] in held:
-                    values.setdefault(pair, 0.0)
-    gauge = GaugeMetricFamily(NPD_GAUGE, "Whether a specific type of problem is affecting the node or not.")
-    for (kind, reason), value in sorted(values.items()):
-        gauge.add_sample(NPD_GAUGE, {"type": kind, "reason": reason}, value)
-    return gauge

@@ -80,27 +80,28 @@ def test_openmetrics_is_given_to_who_asks() -> None:
 
 
 def test_node_problem_detectors_names_are_there_when_asked_for() -> None:
-    snapshot = msgspec.structs.replace(
-        with_families(
-            Family(
-                "problems_detected_total", "", "counter", (Sample({"type": "T", "reason": "Because"}, 2),)
-            ),
-            Family(
-                "events_total",
-                "",
-                "counter",
-                (Sample({"monitor": "m", "severity": "warning", "reason": "OOM"}, 5),),
-            ),
-        ),
-        conditions=(condition("True", Severity.ERROR),),
-    )
+    counter = Family("problem_counter", "h", "counter", (Sample({"reason": "OOM"}, 5),), bare=True)
+    gauge = Family("problem_gauge", "h", "gauge", (Sample({"type": "T", "reason": "R"}, 1),), bare=True)
+    snapshot = msgspec.structs.replace(EMPTY, npd_families=(counter, gauge))
     body, _ = exposition(snapshot, 0.0, "nd", npd_compatible=True)
     lines = body.decode().splitlines()
     assert "# TYPE problem_counter counter" in lines
     assert 'problem_counter{reason="OOM"} 5.0' in lines
-    assert 'problem_counter{reason="Because"} 2.0' in lines
-    assert 'problem_gauge{reason="Because",type="Trueerrorm"} 1.0' in lines
-    assert not any(name.startswith("problem_counter") for name, _ in series(snapshot))
+    assert 'problem_gauge{reason="R",type="T"} 1.0' in lines
+    assert not any(name.startswith("problem_") for name, _ in series(snapshot))
+
+
+def test_a_bare_metric_has_no_prefix_in_either_format() -> None:
+    snapshot = with_families(
+        Family("net_rx_bytes", "h", "counter", (Sample({"interface_name": "lo"}, 7),), bare=True),
+        Family("cpu_load_1m", "h", "gauge", (Sample({}, 0.5),), bare=True),
+    )
+    lines = exposition(snapshot, 0.0, "nd", npd_compatible=False)[0].decode().splitlines()
+    assert {"# TYPE net_rx_bytes counter", 'net_rx_bytes{interface_name="lo"} 7.0'} <= set(lines)
+    assert "cpu_load_1m 0.5" in lines
+    accept = "application/openmetrics-text; version=1.0.0"
+    body, _ = exposition(snapshot, 0.0, "nd", npd_compatible=False, accept=accept)
+    assert {family.name for family in parse_openmetrics(body.decode())} >= {"net_rx_bytes", "cpu_load_1m"}
 
 
 MONITOR = MonitorView("m", "noop", MonitorState.OK, 1.0, 1.0, WHEN, 0.0, 1, 0, 1, ())

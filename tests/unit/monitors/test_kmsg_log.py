@@ -7,6 +7,7 @@ import logging
 import os
 import select
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -19,14 +20,17 @@ import pytest
 from nodedoctor.monitor import Finding, Host
 from nodedoctor.patterns import compile_pattern
 from nodedoctor.types import Event, Metric, Severity, utc_now
-from workers.monitors.logs.kmsg import KernelLog, parse
-from workers.monitors.logs.pattern import EVENTS_AT_ONCE, LogPatternMonitor, LogPatternOptions, bounded
-from workers.monitors.logs.position import Latched, Position, boot_id, load, save
-from workers.monitors.logs.rules import Matcher, Rule, rule_set
+from workers.monitors.logs.kmsg import FRAGMENT_WAITS, KernelLog, parse
+from workers.monitors.logs.matching import Matcher
+from workers.monitors.logs.memory import Latched
+from workers.monitors.logs.options import LogPatternOptions
+from workers.monitors.logs.pattern import LogPatternMonitor
+from workers.monitors.logs.position import Position, boot_id, load, save
+from workers.monitors.logs.rules import Rule, rendered, rule_faults
+from workers.monitors.logs.source import KmsgPlace, Line
 
 KMSG = Path("/dev/kmsg")
 NUMBERS = itertools.count()
-KERNEL_RULES = rule_set("kernel")
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -70,9 +74,9 @@ def say(text: str | bytes) -> None:
 
 def end(monitor: LogPatternMonitor) -> None:
     """End it as its worker does, unless it has ended."""
-    if monitor.log:
+    if monitor.source:
         monitor.close()
-        monitor.log = None
+        monitor.source = None
 
 
 @pytest.fixture
@@ -223,7 +227,7 @@ def test_the_position_is_that_of_the_last_line(
     position = load(state / "log-log.json")
     assert position
     assert position.boot == boot_id(Path("/proc"))
-    assert position.latched == {}
+    assert position.latched == ()
     assert [entry.name for entry in state.iterdir()] == ["log-log.json"]
 
 
@@ -234,9 +238,12 @@ def test_the_position_is_that_of_the_last_line(
         pytest.param(b'{"boot": "x", "se', id="half"),
         pytest.param(b"\x00\xff\xfe", id="garbage"),
         pytest.param(b"[]", id="a list"),
-        pytest.param(b'{"boot": 1, "seq": "x"}', id="other types"),
-        pytest.param(b'{"boot": "x"}', id="no number"),
-        pytest.param(b'{"boot": "x", "seq": 1, "latched": {"A": 1}}', id="conditions that are none"),
+        pytest.param(b'{"boot": 1, "place": "x"}', id="other types"),
+        pytest.param(b'{"boot": "x"}', id="no place"),
+        pytest.param(
+            b'{"boot": "x", "place": {"type": "tape", "seq": 1}}', id="a place in another kind of log"
+        ),
+        pytest.param(b'{"boot": "x", "place": null, "latched": {"A": 1}}', id="conditions that are none"),
     ],
 )
 def test_a_damaged_position_is_set_aside(
@@ -266,11 +273,11 @@ def test_a_position_that_can_not_be_written_is_a_warning_and_no_end(
 
 
 def test_an_interrupted_save_leaves_the_position_before_it(state: Path) -> None:
-    save(state / "p.json", Position("a", 1))
+    save(state / "p.json", Position("a", KmsgPlace(1)))
     (state / "p.new").write_bytes(b'{"boot": "b", "se')
-    assert load(state / "p.json") == Position("a", 1)
-    save(state / "p.json", Position("b", 2))
-    assert load(state / "p.json") == Position("b", 2)
+    assert load(state / "p.json") == Position("a", KmsgPlace(1))
+    save(state / "p.json", Position("b", KmsgPlace(2)))
+    assert load(state / "p.json") == Position("b", KmsgPlace(2))
 
 
 def test_after_another_boot_the_whole_log_is_read(
@@ -296,7 +303,7 @@ def test_a_permanent_rule_sets_a_condition_until_a_line_clears_it(
     assert seen.events == []
     assert look(monitor).findings["ThingBroken"].bad is True
     say(f"{token} broke fan")
-    assert look(monitor).findings["ThingBroken"].message == "fan is broken"
+    assert look(monitor).findings["ThingBroken"].message == "disk is broken"
     say(f"{token} mended")
     assert look(monitor).findings["ThingBroken"].bad is False
 
@@ -342,17 +349,17 @@ def test_a_condition_survives_a_restart(
 def test_a_condition_ends_with_the_boot(
     follow: Callable[..., LogPatternMonitor], latching: dict[str, Any], state: Path
 ) -> None:
-    latched = {"ThingBroken": Latched("broken", "it broke", utc_now())}
+    latched = (Latched("ThingBroken", (), "broken", "it broke", 0.0),)
     for boot, bad in ((boot_id(Path("/proc")), True), ("another", False)):
-        save(state / "log-log.json", Position(boot, 0, latched))
+        save(state / "log-log.json", Position(boot, KmsgPlace(0), latched))
         assert look(follow(latching, state=state)).findings["ThingBroken"].bad is bad
 
 
 def test_a_condition_whose_rule_is_gone_is_gone(
     follow: Callable[..., LogPatternMonitor], latching: dict[str, Any], state: Path
 ) -> None:
-    latched = {"ThingBroken": Latched("a rule of old", "it broke", utc_now())}
-    save(state / "log-log.json", Position(boot_id(Path("/proc")), 0, latched))
+    latched = (Latched("ThingBroken", (), "a rule of old", "it broke", 0.0),)
+    save(state / "log-log.json", Position(boot_id(Path("/proc")), KmsgPlace(0), latched))
     assert look(follow(latching, state=state)).findings["ThingBroken"].bad is False
 
 
@@ -363,9 +370,11 @@ def test_a_condition_ends_when_no_line_has_come_for_its_time(
     look(monitor)
     say(f"{token} broke disk")
     assert look(monitor).findings["ThingBroken"].bad is True
-    monitor.clear_by_time(utc_now() + timedelta(minutes=59))
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert 3500 < (monitor.wake_after() or 0) <= 3600
+    monitor.clear(now + 3590)
     assert look(monitor).findings["ThingBroken"].bad is True
-    monitor.clear_by_time(utc_now() + timedelta(minutes=61))
+    monitor.clear(now + 3610)
     assert look(monitor).findings["ThingBroken"].bad is False
 
 
@@ -416,9 +425,10 @@ def test_a_storm_of_events_is_bounded_and_counted(
     for number in range(200):
         say(f"{token} {number}")
     seen = look(monitor)
-    assert seen.messages[:EVENTS_AT_ONCE] == [str(number) for number in range(EVENTS_AT_ONCE)]
-    assert [event.reason for event in seen.events[EVENTS_AT_ONCE:]] == ["LogEventsSuppressed"]
+    assert seen.messages == [str(number) for number in range(10)]
     assert seen.metrics["log_matches_total tagged"] == 200
+    (rest,) = monitor.tellers["tagged"].summary(time.clock_gettime(time.CLOCK_BOOTTIME) + 60)
+    assert (rest.message, rest.count) == ("190 more of rule tagged, the last: 199", 190)
 
 
 def test_one_line_many_times_is_one_event(follow: Callable[..., LogPatternMonitor], token: str) -> None:
@@ -431,17 +441,6 @@ def test_one_line_many_times_is_one_event(follow: Callable[..., LogPatternMonito
     assert seen.metrics["log_matches_total tagged"] == 30
 
 
-@pytest.mark.parametrize("count", [0, 1, EVENTS_AT_ONCE, EVENTS_AT_ONCE + 1, 10 * EVENTS_AT_ONCE])
-def test_however_many_events_there_are_few_are_told(count: int) -> None:
-    events = [Event(Severity.WARNING, "Some", str(number), utc_now()) for number in range(count)]
-    assert len(list(bounded(events))) == min(count, EVENTS_AT_ONCE + 1)
-
-
-def test_of_equal_events_the_first_is_told() -> None:
-    first, second = (Event(Severity.WARNING, "Some", "x", utc_now()) for _ in range(2))
-    assert list(bounded([first, second])) == [first]
-
-
 def test_lines_that_were_overwritten_are_counted_as_lost(
     follow: Callable[..., LogPatternMonitor], token: str
 ) -> None:
@@ -450,8 +449,8 @@ def test_lines_that_were_overwritten_are_counted_as_lost(
     look(monitor)
     say(f"{token} begin")
     look(monitor)
-    assert monitor.log
-    began = monitor.log.after
+    assert isinstance(monitor.source, KernelLog)
+    began = monitor.source.after
     written = 0
     while oldest() <= began + 1:
         for _ in range(500):
@@ -472,7 +471,7 @@ def oldest() -> int:
     """The number of the oldest line in the log."""
     log = KernelLog(KMSG, -1)
     try:
-        return next(log.read(10)).seq
+        return next(log.records(10)).seq
     finally:
         log.close()
 
@@ -496,43 +495,102 @@ def test_a_device_that_may_not_be_read_is_a_matter_of_permission(
 @pytest.mark.parametrize(
     ("record", "expected"),
     [
-        pytest.param(b"6,339,5140900,-;NET: Registered\n", (339, 5140900, b"NET: Registered"), id="plain"),
+        pytest.param(
+            b"6,339,5140900,-;NET: Registered\n", (339, b"-", 5140900, b"NET: Registered", b""), id="plain"
+        ),
         pytest.param(
             b"7,160,424069,-;pci_root PNP0A03:00: host\n SUBSYSTEM=acpi\n DEVICE=+acpi:PNP0A03:00\n",
-            (160, 424069, b"pci_root PNP0A03:00: host"),
+            (160, b"-", 424069, b"pci_root PNP0A03:00: host", b" SUBSYSTEM=acpi\n DEVICE=+acpi:PNP0A03:00"),
             id="with details",
         ),
-        pytest.param(b"6,1,2,c,caller=T1;a;b,c\n", (1, 2, b"a;b,c"), id="fields that are new"),
-        pytest.param(b"6,1,2,-;a\\x0ab\\x5cx41\n", (1, 2, b"a\nb\\x41"), id="escapes"),
-        pytest.param(b"6,1,2,-;\n", (1, 2, b""), id="empty"),
+        pytest.param(b"6,1,2,c,caller=T1;a;b,c\n", (1, b"c", 2, b"a;b,c", b""), id="fields that are new"),
+        pytest.param(b"6,1,2,-;a\\x0ab\\x5cx41\n", (1, b"-", 2, b"a\nb\\x41", b""), id="escapes"),
+        pytest.param(b"6,1,2,-; \t a \n", (1, b"-", 2, b"a", b""), id="blanks around"),
+        pytest.param(b"6,1,2,-;\n", (1, b"-", 2, b"", b""), id="empty"),
     ],
 )
-def test_a_record_is_read_as_its_documentation_says(record: bytes, expected: tuple[int, int, bytes]) -> None:
-    assert tuple(parse(record)) == expected
+def test_a_record_is_read_as_its_documentation_says(
+    record: bytes, expected: tuple[int, bytes, int, bytes, bytes]
+) -> None:
+    read = parse(record)
+    assert (read.seq, read.flag, read.line.usec, read.line.text, read.line.details) == expected
 
 
-SAMPLES = [
-    pytest.param(rule, line, wanted, id=f"{rule.name}-{'match' if wanted else 'ignore'}-{number}")
-    for rule in KERNEL_RULES
-    for wanted, lines in ((True, rule.samples.match), (False, rule.samples.ignore))
-    for number, line in enumerate(lines)
-]
+def test_a_record_tells_its_level_and_facility() -> None:
+    assert parse(b"4,1,2,-;x\n").line.fields == {"level": "warning", "facility": "kern"}
+    assert parse(b"30,1,2,-;x\n").line.fields == {"level": "info", "facility": "daemon"}
 
 
-@pytest.mark.parametrize(("rule", "line", "wanted"), SAMPLES)
-def test_a_built_in_rule_keeps_to_its_samples(rule: Rule, line: str, wanted: bool) -> None:
-    hits = [hit for hit in Matcher(KERNEL_RULES).hits(line.encode()) if hit.rule is rule and not hit.clears]
-    assert bool(hits) is wanted
-    assert not hits or "{" not in hits[0].message.replace(line, "")
+class Records:
+    """A device that gives the records that the test writes, one by one, as /dev/kmsg does; pipe(2), O_DIRECT."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = os.pipe2(os.O_DIRECT)
+        self.path = Path(f"/proc/self/fd/{self.reader}")
+
+    def say(self, *records: bytes) -> None:
+        """Write each as a packet of its own."""
+        for record in records:
+            os.write(self.writer, record + b"\n")
 
 
-def test_every_built_in_rule_has_samples_of_both_kinds() -> None:
-    assert [rule.name for rule in KERNEL_RULES if not (rule.samples.match and rule.samples.ignore)] == []
+@pytest.fixture
+def records() -> Iterator[Records]:
+    """A device of the test's own."""
+    device = Records()
+    yield device
+    os.close(device.reader)
+    os.close(device.writer)
 
 
-def test_the_built_in_rules_are_without_faults() -> None:
-    assert list(LogPatternOptions(rule_sets=("kernel",)).faults()) == []
-    assert len({rule.name for rule in KERNEL_RULES}) == len(KERNEL_RULES)
+def texts(log: KernelLog) -> list[bytes]:
+    """The texts of the lines that are there."""
+    return [line.text for line in log.read(100)]
+
+
+def test_the_parts_of_a_line_become_one_line(records: Records) -> None:
+    log = KernelLog(records.path, -1)
+    records.say(b"6,1,10,-;one", b"6,2,20,c;CPU: ", b"6,3,21,+;Intel", b"6,4,22,+; inside", b"6,5,30,-;two")
+    assert texts(log) == [b"one", b"CPU: Intel inside", b"two"]
+    assert log.place() == KmsgPlace(5)
+    log.close()
+
+
+def test_the_beginning_of_a_line_waits_for_a_moment_only(records: Records) -> None:
+    log = KernelLog(records.path, -1)
+    records.say(b"6,1,10,-;one", b"6,2,20,c;begun")
+    assert texts(log) == [b"one"]
+    assert log.place() == KmsgPlace(1)
+    wait = log.wake_after()
+    assert wait == FRAGMENT_WAITS
+    time.sleep(wait)
+    assert texts(log) == [b"begun"]
+    assert (log.place(), log.wake_after()) == (KmsgPlace(2), None)
+    records.say(b"6,3,21,+;a part without ", b"6,4,21,+;its beginning", b"6,5,30,-;two")
+    assert texts(log) == [b"a part without its beginning", b"two"]
+    log.close()
+
+
+def test_a_gap_in_the_numbers_is_lost_lines(records: Records) -> None:
+    log = KernelLog(records.path, 3)
+    records.say(b"6,3,1,-;read before", b"6,4,1,-;a", b"6,9,1,-;b")
+    assert (texts(log), log.lost) == ([b"a", b"b"], 4)
+    log.close()
+
+
+def test_only_what_is_wanted_is_given(records: Records) -> None:
+    log = KernelLog(records.path, -1, not_before=15, level=4, facilities=frozenset({0, 3}))
+    records.say(
+        b"4,1,10,-;too early",
+        b"6,2,20,-;info",
+        b"4,3,20,-;kernel",
+        b"28,4,20,-;daemon",
+        b"12,5,20,-;user",
+        b"4,6,20,-;",
+    )
+    assert texts(log) == [b"kernel", b"daemon"]
+    assert log.place() == KmsgPlace(6)
+    log.close()
 
 
 def test_a_line_that_is_really_an_oom_kill_is_told_as_one(
@@ -568,6 +626,34 @@ def rule(**changes: Any) -> dict[str, Any]:
         pytest.param(
             {"rules": [rule(message="{g} {h}")]}, ["rules[0].message"], id="a group that there is not"
         ),
+        pytest.param({"rules": [rule(message="{g_meaning}")]}, ["rules[0].message"], id="no meanings"),
+        pytest.param(
+            {"rules": [rule(meanings={"h": {}})]}, ["rules[0].meanings.h"], id="meanings of nothing"
+        ),
+        pytest.param({"rules": [rule(message="{g}{g_meaning}", meanings={"g": {}})]}, [], id="meanings"),
+        pytest.param({"rules": [rule(labels=["h"])]}, ["rules[0].labels"], id="a label that there is not"),
+        pytest.param({"rules": [rule(labels=["rule"])]}, ["rules[0].labels"], id="a label that is taken"),
+        pytest.param({"rules": [rule(count=2)]}, ["rules[0].within"], id="a count without a time"),
+        pytest.param(
+            {"rules": [rule(revertPattern="y")]}, ["rules[0].revertPattern"], id="nothing to take off"
+        ),
+        pytest.param({"rules": [rule()], "units": ["x"]}, ["units"], id="an option of another source"),
+        pytest.param({"rules": [rule()], "source": "file"}, ["path"], id="a file without a path"),
+        pytest.param(
+            {"rules": [rule()], "facilities": ["kernel"]},
+            ["facilities[0]"],
+            id="a facility that there is not",
+        ),
+        pytest.param(
+            {"rules": [rule()], "conditions": [{"type": "A"}] * 2},
+            ["conditions[1].type"],
+            id="a condition twice",
+        ),
+        pytest.param(
+            {"rules": [rule()], "source": "file", "path": "/x", "timestamp": "^.{15}"},
+            ["timestampFormat", "messagePattern"],
+            id="a part of what tells how to read a line",
+        ),
         pytest.param({"rules": [rule(message="{g} in {line}")]}, [], id="groups that there are"),
         pytest.param({"rules": [rule(), rule()]}, ["rules[1].name"], id="a name twice"),
         pytest.param(
@@ -591,21 +677,16 @@ def test_what_is_wrong_with_a_pattern_is_said() -> None:
     assert what == "RE2 can't take '(?=x)': invalid perl operator: (?="
 
 
-def test_no_pattern_makes_a_long_line_slow() -> None:
-    """A backtracking engine would need longer than the universe has existed."""
-    assert not compile_pattern("(a+)+$").search(b"a" * 4000 + b"b")
-    assert Matcher([Rule(name="a", pattern="(x+x+)+y")]).hits(b"x" * 4000) == []
-
-
-def test_a_line_may_match_several_rules() -> None:
-    rules = [Rule(name="a", pattern="b+"), Rule(name="b", pattern="zz"), Rule(name="c", pattern="^ab")]
-    assert [hit.rule.name for hit in Matcher(rules).hits(b"abbb")] == ["a", "c"]
-    assert Matcher([]).hits(b"abbb") == []
-
-
 def test_a_message_is_filled_with_what_the_pattern_found() -> None:
-    matcher = Matcher([Rule(name="a", pattern="(?P<x>a)(?P<y>b)?", message="{x}|{y}|{line}")])
-    assert [hit.message for hit in matcher.hits(b"a {x}")] == ["a||a {x}"]
+    rule = Rule(
+        "a",
+        r"(?P<x>a)(?P<y>b)? (\d+)",
+        message="{x}|{y}|{3}|{x_meaning}|{y_meaning}|{unit}|{{{line}}}",
+        meanings={"x": {"a": "the first"}, "y": {"b": "the second"}},
+    )
+    assert list(rule_faults(rule)) == []
+    (hit,) = Matcher([rule]).hits(Line(b"a 12", 0, {"unit": "x.service"}))
+    assert rendered(rule, hit.known()) == "a||12|the first|meaning not known|x.service|{a 12}"
 
 
 def test_no_descriptor_is_left_open(follow: Callable[..., LogPatternMonitor], state: Path) -> None:
@@ -630,7 +711,9 @@ def test_what_is_written_after_a_quiet_start_is_not_missed(
 def test_a_position_beyond_the_log_is_not_believed(
     follow: Callable[..., LogPatternMonitor], token: str, state: Path
 ) -> None:
-    (state / "log-log.json").write_text(f'{{"boot": "{boot_id(Path("/proc"))}", "seq": 1000000000000}}')
+    (state / "log-log.json").write_text(
+        f'{{"boot": "{boot_id(Path("/proc"))}", "place": {{"type": "kmsg", "seq": 1000000000000}}}}'
+    )
     monitor = follow(state=state)
     look(monitor)
     say(f"{token} hello")

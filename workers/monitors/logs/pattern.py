@@ -1,17 +1,17 @@
-"""What the kernel's log says about the node."""
+"""What logs say about the node."""
 
 from __future__ import annotations
 
 import logging
+import select
 import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
-from nodedoctor.duration import Duration, seconds
+import msgspec
+
 from nodedoctor.monitor import (
     ConditionType,
     EventReason,
@@ -19,213 +19,252 @@ from nodedoctor.monitor import (
     Host,
     Monitor,
     Observation,
-    Options,
     counter,
 )
-from nodedoctor.types import Event, Severity, utc_now
-from nodedoctor.words import did_you_mean
-from workers.monitors.logs.kmsg import KernelLog, Line, numbers
-from workers.monitors.logs.position import Latched, Position, boot_id, load, save
-from workers.monitors.logs.rules import Hit, Matcher, Rule, rule_faults, rule_set, rule_sets
+from nodedoctor.patterns import group_names
+from nodedoctor.types import Event, Severity
+from workers.monitors.logs.matching import Hit, Kind, Matcher
+from workers.monitors.logs.memory import Count, Latches
+from workers.monitors.logs.opening import KMSG, Clock, open_source
+from workers.monitors.logs.options import DefaultCondition, LogPatternOptions
+from workers.monitors.logs.position import Position, boot_id, boot_usec, load, save
+from workers.monitors.logs.rules import Rule, rendered
+from workers.monitors.logs.source import Line, Source
+from workers.monitors.logs.telling import Teller
 
 LINES = counter("log_lines_total", "Lines that were read")
-LOST = counter("log_lines_lost_total", "Lines that were overwritten before they were read")
-MATCHES = counter("log_matches_total", "Lines that matched, by rule", ("rule",))
+LOST = counter("log_lines_lost_total", "Lines that were gone before they were read")
+SKIPPED = counter("log_lines_skipped_total", "Lines in which no time or no message was found")
+MATCHES = counter("log_matches_total", "Matches by rule", ("rule",))
 OVERRUN = EventReason("LogLinesLost")
-SUPPRESSED = EventReason("LogEventsSuppressed")
 LINES_AT_ONCE = 5000
 """Lines that one check takes before it lets what it found be published."""
-EVENTS_AT_ONCE = 20
+MOST_SERIES = 100
+"""Combinations of a rule's labels that are counted each by itself; the rest is counted without them."""
 SAVE_EVERY = 1.0
+CLOCK_EVERY = 10.0
+BACKLOG_WAITS = 0.5
+"""Seconds for which a log that another process reads for us must be silent to have told all that it has."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 logger = logging.getLogger(__name__)
 
 
-class LogPatternOptions(Options, frozen=True):
-    """Where to look, and for what."""
-
-    source: Literal["kmsg"] = "kmsg"
-    """The kernel's log."""
-    path: str = "/dev/kmsg"
-    lookback: Duration = "0s"
-    """How far back to read when this log was never read before; after a restart it goes on where it was."""
-    rule_sets: tuple[str, ...] = ()
-    """Built-in rules, by the names of the files in etc/rules: kernel."""
-    rules: tuple[Rule, ...] = ()
-
-    def faults(self) -> Iterator[tuple[str, str]]:
-        """What is wrong with each rule, and names that stand twice or for nothing."""
-        known = rule_sets()
-        for index, name in enumerate(self.rule_sets):
-            if name not in known:
-                found = f"found {name!r}, allowed: {', '.join(known)}{did_you_mean(name, known)}"
-                yield f"ruleSets[{index}]", found
-        seen = [
-            rule.name for name in dict.fromkeys(self.rule_sets) if name in known for rule in rule_set(name)
-        ]
-        if len(set(self.rule_sets)) < len(self.rule_sets):
-            yield "ruleSets", "names a set twice"
-        for index, rule in enumerate(self.rules):
-            for option, fault in rule_faults(rule):
-                yield f"rules[{index}].{option}", fault
-            if rule.name in seen:
-                yield f"rules[{index}].name", f"there is a rule {rule.name!r} already, here or in ruleSets"
-            seen.append(rule.name)
-        if not self.rule_sets and not self.rules:
-            yield "rules", "there is nothing to look for: name rules or ruleSets"
-
-    def all_rules(self) -> tuple[Rule, ...]:
-        """The built-in ones, then those of the configuration."""
-        known = set(rule_sets())
-        return (*(rule for name in self.rule_sets if name in known for rule in rule_set(name)), *self.rules)
-
-
 class LogPatternMonitor(Monitor[LogPatternOptions]):
-    """Follows /dev/kmsg and matches every line with all rules in one pass (RE2: linear time, whatever the line).
+    """Follows a log and matches every line with all rules in one pass (RE2: linear time, whatever the line).
 
     A match of a temporary rule is an event; one of a permanent rule sets a condition, which a line, a time or a
-    reboot clears. With the sysctl kernel.dmesg_restrict=1 reading needs CAP_SYSLOG.
+    reboot clears. The kernel's log needs CAP_SYSLOG where the sysctl kernel.dmesg_restrict is 1; the journal and
+    files need the right to read them: CAP_DAC_READ_SEARCH as root.
     """
 
     kind, options_type = "log-pattern", LogPatternOptions
-    metrics = (LINES, LOST, MATCHES)
-    events = (OVERRUN, SUPPRESSED)
-    capabilities = ("CAP_SYSLOG",)
+    metrics = (LINES, LOST, SKIPPED, MATCHES)
+    events = (OVERRUN,)
+    capabilities = ("CAP_SYSLOG", "CAP_DAC_READ_SEARCH")
 
     def __init__(self, name: str, options: LogPatternOptions, host: Host | None = None) -> None:
         super().__init__(name, options, host)
         rules = options.all_rules()
-        self.matcher = Matcher(rules)
-        self.by_name = {rule.name: rule for rule in rules}
+        self.rules = {rule.name: rule for rule in rules}
+        self.matcher = Matcher(rules, options.buffer_size)
         self.declared = self.conditions_of(name, options)
-        self.matches: Counter[str] = Counter(dict.fromkeys(self.by_name, 0))
+        self.latches = Latches(self.rules, {rule.name: subject_groups(rule) for rule in rules})
+        self.counts = {rule.name: Count(rule) for rule in rules if rule.within}
+        self.tellers = {rule.name: Teller(rule) for rule in rules}
+        self.matches: Counter[tuple[tuple[str, str], ...]] = Counter(
+            {(("rule", name),): 0 for name in self.rules}
+        )
         self.lines = 0
         self.told_lost = 0
-        self.log: KernelLog | None = None
-        self.latched: dict[str, Latched] = {}
+        self.source: Source | None = None
+        self.clock = Clock(0, "")
+        self.clock_read_at = 0.0
+        self.told_usec: dict[tuple[str, str], int] = {}
         self.found = False
         self.saved_at = 0.0
         self.saved: Position | None = None
 
     @classmethod
     def conditions_of(cls, name: str, options: LogPatternOptions) -> tuple[ConditionType, ...]:  # noqa: ARG003
-        """The conditions of the permanent rules; a line that was read once is believed at once."""
-        found = {}
+        """The conditions that the options name and those of the permanent rules; a line is believed at once."""
+        named = {condition.type: condition for condition in options.conditions}
+        setters: dict[str, list[Rule]] = {kind: [] for kind in named}
         for rule in options.all_rules():
-            if rule.type == "permanent" and rule.condition and rule.condition not in found:
-                found[rule.condition] = ConditionType(
-                    rule.condition,
-                    reason=rule.told_reason,
-                    ok_reason="NotInLog",
-                    severity=rule.told_severity,
-                    latched=True,
-                )
-        return tuple(found.values())
+            if rule.type == "permanent" and rule.condition:
+                setters.setdefault(rule.condition, []).append(rule)
+        return tuple(
+            condition_type(named.get(kind, DefaultCondition(kind)), rules) for kind, rules in setters.items()
+        )
+
+    @classmethod
+    def events_of(cls, name: str, options: LogPatternOptions) -> tuple[EventReason, ...]:  # noqa: ARG003
+        """The events of the temporary rules, and that of lost lines."""
+        own = [EventReason(r.told_reason, r.told_severity) for r in options.all_rules() if not r.condition]
+        return (*cls.events, *dict.fromkeys(own))
 
     def fileno(self) -> int | None:
-        """The device, once it is open."""
-        return self.log.descriptor if self.log else None
+        """What the log wakes us by, once it is open."""
+        return self.source.fileno() if self.source else None
+
+    def wake_after(self) -> float | None:
+        """The log's own wish, and the time at which something is to be cleared."""
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        wishes = [self.source.wake_after() if self.source else None, self.latches.next_end(now)]
+        if any(self.latches.holds(name) for name in self.counts):
+            wishes.append(1.0)
+        return min((wish for wish in wishes if wish is not None), default=None)
 
     def check(self) -> Iterator[Observation]:
         """Take the lines that are there, and say what holds now."""
-        log = self.log or self.open()
+        source = self.source or self.open()
         # What the last check has found is published by now: from here on a restart need not repeat it.
         self.keep(at_once=self.found)
         self.found = False
-        events: list[Event] = []
-        for line in log.read(LINES_AT_ONCE):
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.read_clock(now)
+        for line in source.read(LINES_AT_ONCE):
             self.lines += 1
-            for hit in self.matcher.hits(line.text):
+            for hit in self.matcher.hits(line):
                 self.found = True
-                events += self.on_hit(hit, line)
-        yield from bounded(events)
-        if log.lost > self.told_lost:
-            yield OVERRUN(f"{self.options.path} was written faster than it was read: lines are missing")
-            self.told_lost = log.lost
-        self.clear_by_time(utc_now())
+                yield from self.on_hit(hit, now)
+        for teller in self.tellers.values():
+            yield from teller.summary(now)
+        self.clear(now)
         yield from self.findings()
-        yield LINES(self.lines)
-        yield LOST(log.lost)
-        for name, count in self.matches.items():
-            yield MATCHES(count, rule=name)
+        yield from self.tallies(source)
 
-    def on_hit(self, hit: Hit, line: Line) -> Iterator[Event]:
-        """What one match means: an event, or a condition set or cleared."""
-        rule, when = hit.rule, self.boot + timedelta(microseconds=line.usec)
-        if hit.clears:
-            self.latched.pop(rule.condition or "", None)
+    def check_alone(self) -> Iterator[Observation]:
+        """Take what the log has told until it is silent for a moment, and say what holds."""
+        source = self.source or self.open()
+        ready = select.poll()
+        if self.options.source == "journal":
+            ready.register(source.fileno() or 0, select.POLLIN)
+        while True:
+            heard = self.options.source == "journal" and ready.poll(BACKLOG_WAITS * 1000)
+            seen = list(self.check())
+            if not heard:
+                yield from seen
+                return
+            yield from (item for item in seen if isinstance(item, Event))
+
+    def on_hit(self, hit: Hit, now: float) -> Iterator[Event]:
+        """What one match means: an event, a condition set or cleared, or one more or less to count."""
+        rule, at = hit.rule, now - self.age(hit.lines[0])
+        if hit.kind is Kind.CLEAR:
+            self.latches.clear(hit)
             return
-        self.matches[rule.name] += 1
+        count = self.counts.get(rule.name)
+        if hit.kind is Kind.REVERT:
+            if count:
+                count.add(-1, at)
+            return
+        known = hit.known()
+        self.tally(rule, known)
+        if count:
+            count.add(1, at)
+            known["count"] = str(count.total)
+            if not count.reached(now):
+                return
+        message = rendered(rule, known)
         if rule.condition:
-            self.latched[rule.condition] = Latched(rule.name, hit.message, when)
-        else:
-            yield Event(rule.told_severity, rule.told_reason, hit.message, when)
+            self.latches.set(hit, message, at)
+            return
+        if count:
+            count.restore({})
+        event = Event(rule.told_severity, rule.told_reason, message, self.moment(hit, message))
+        yield from self.tellers[rule.name].tell(event, now)
 
-    def clear_by_time(self, now: datetime) -> None:
-        """Clear the conditions whose rules say how long they last."""
-        for condition, latched in list(self.latched.items()):
-            rule = self.by_name.get(latched.rule)
-            if rule is None or (
-                rule.clear_after and now - latched.at >= timedelta(seconds=seconds(rule.clear_after))
-            ):
-                del self.latched[condition]
+    def clear(self, now: float) -> None:
+        """Clear the conditions whose time is over, and those of which too few matches are left."""
+        self.latches.clear_by_time(now)
+        for name, count in self.counts.items():
+            if self.latches.holds(name) and not count.reached(now):
+                self.latches.clear_rule(name)
+
+    def tally(self, rule: Rule, known: dict[str, str]) -> None:
+        """Count a match, by the labels of its rule; where these have too many values, by the rule alone."""
+        key = (("rule", rule.name), *((label, known.get(label, "")) for label in rule.labels))
+        if key not in self.matches and len(self.matches) >= len(self.rules) + MOST_SERIES:
+            key = key[:1]
+        self.matches[key] += 1
+
+    def tallies(self, source: Source) -> Iterator[Observation]:
+        """What was counted, and an event if lines were lost."""
+        if source.lost > self.told_lost:
+            yield OVERRUN(
+                f"{self.options.path or KMSG} was written faster than it was read: lines are missing"
+            )
+            self.told_lost = source.lost
+        yield LINES(self.lines)
+        yield LOST(source.lost)
+        yield SKIPPED(source.skipped)
+        for labels, count in self.matches.items():
+            yield MATCHES(count, **dict(labels))
 
     def findings(self) -> Iterator[Finding]:
         """Both sides of every condition."""
         for condition in self.declared:
-            latched = self.latched.get(condition.type)
-            if latched is None:
+            held = list(self.latches.of(condition.type))
+            for latched in held:
+                rule = self.rules[latched.rule]
+                yield Finding(condition.type, True, latched.message, rule.told_reason, rule.told_severity)
+            if not held:
                 yield condition.when(False, "")
-            else:
-                yield condition.when(True, latched.message, self.by_name[latched.rule].told_reason)
 
-    @cached_property
-    def boot(self) -> datetime:
-        """When the machine booted, to the second: the same for every process that reads it; proc_stat(5)."""
-        lines = (self.host.proc / "stat").read_text().splitlines()
-        return datetime.fromtimestamp(
-            next(int(line.split()[1]) for line in lines if line.startswith("btime")), UTC
-        )
+    def read_clock(self, now: float) -> None:
+        """Notice that the clock was set: the kernel's lines carry the time since boot alone."""
+        if self.options.source == "kmsg" and now - self.clock_read_at >= CLOCK_EVERY:
+            self.clock = msgspec.structs.replace(self.clock, boot_usec=boot_usec(self.host.proc))
+            self.clock_read_at = now
 
-    @cached_property
-    def this_boot(self) -> str:
-        """The running boot's own id."""
-        return boot_id(self.host.proc)
+    def age(self, line: Line) -> float:
+        """How many seconds ago `line` was written, by the clock that it was stamped with."""
+        if self.options.source == "kmsg":
+            now_usec = time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6
+        else:
+            now_usec = time.time() * 1e6 - self.clock.boot_usec
+        return max(0.0, (now_usec - line.usec) / 1e6)
+
+    def moment(self, hit: Hit, message: str) -> datetime:
+        """When it happened. The same message within a second happened a little later: an event is told apart by its time."""
+        usec, key = hit.lines[0].usec, (hit.rule.name, message)
+        last = self.told_usec.pop(key, None)
+        if last is not None and last - 1_000_000 < usec <= last:
+            usec = last + 1
+        self.told_usec[key] = usec
+        if len(self.told_usec) > LINES_AT_ONCE:
+            del self.told_usec[next(iter(self.told_usec))]
+        return EPOCH + timedelta(microseconds=self.clock.boot_usec + usec)
 
     @property
     def file(self) -> Path | None:
         """Where the position is kept, if anywhere."""
         return self.host.state / f"log-{self.name}.json" if self.host.state else None
 
-    def open(self) -> KernelLog:
+    def open(self) -> Source:
         """Open the log where it is to be read from.
 
         Raises:
-            PermissionError: the device may not be read.
+            PermissionError: it may not be read.
+            Undetermined: it can't be read for another reason.
         """
         known = load(self.file) if self.file else None
-        path = Path(self.options.path)
-        try:
-            lookback = seconds(self.options.lookback)
-            start, newest = numbers(path, (time.clock_gettime(time.CLOCK_MONOTONIC) - lookback) * 1e6)
-            if known and known.boot != self.this_boot:
-                # Everything in the ring is of this boot, and nobody has read it.
-                start = -1
-            elif known and known.seq <= newest:
-                start, self.latched = known.seq, dict(known.latched)
-            elif known:
-                logger.warning("%s is ahead of %s, so it is not of this log; it is not used", self.file, path)
-            self.log = KernelLog(path, start if known or lookback else newest)
-        except PermissionError as error:
-            error.strerror = f"{error.strerror}: reading it needs CAP_SYSLOG (run the agent as root)"
-            raise
-        return self.log
+        self.clock = Clock(boot_usec(self.host.proc), boot_id(self.host.proc))
+        self.source = open_source(self.options, known, self.clock)
+        if known and known.boot == self.clock.boot:
+            self.latches.restore(known.latched)
+            for name, by_second in known.counts.items():
+                if name in self.counts:
+                    self.counts[name].restore(by_second)
+        return self.source
 
     def keep(self, *, at_once: bool = False) -> None:
         """Write the position, at most once a second."""
-        if self.file is None or self.log is None:
+        if self.file is None or self.source is None:
             return
-        position = Position(self.this_boot, self.log.after, dict(self.latched))
+        counts = {name: count.by_second for name, count in self.counts.items() if count.by_second}
+        position = Position(self.clock.boot, self.source.place(), self.latches.saved(), counts)
         if position != self.saved and (at_once or time.monotonic() - self.saved_at >= SAVE_EVERY):
             try:
                 save(self.file, position)
@@ -237,25 +276,30 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
             self.saved, self.saved_at = position, time.monotonic()
 
     def close(self) -> None:
-        """Keep the position and let go of the device."""
-        if self.log:
+        """Keep the position and let go of the log."""
+        if self.source:
             self.keep(at_once=True)
-            self.log.close()
+            self.source.close()
 
 
-def bounded(events: list[Event]) -> Iterator[Event]:
-    """The first of `events`, each once, and one that tells of the rest: a storm must not flood anybody."""
-    first: dict[tuple[str, str, str], Event] = {}
-    for event in events:
-        first.setdefault((event.severity, event.reason, event.message), event)
-    distinct = list(first.values())
-    yield from distinct[:EVENTS_AT_ONCE]
-    rest = distinct[EVENTS_AT_ONCE:]
-    if rest:
-        reasons = ", ".join(sorted({event.reason for event in rest}))
-        yield Event(
-            Severity.WARNING,
-            SUPPRESSED.reason,
-            f"more events at once than are told one by one: {reasons}",
-            utc_now(),
-        )
+def condition_type(default: DefaultCondition, rules: list[Rule]) -> ConditionType:
+    """The condition of these permanent rules; with the most serious of their severities."""
+    reasons = tuple(dict.fromkeys(rule.told_reason for rule in rules))
+    severities = [rule.told_severity for rule in rules]
+    return ConditionType(
+        default.type,
+        reason=reasons[0] if reasons else default.reason,
+        ok_reason=default.reason,
+        ok_message=default.message,
+        severity=max(severities, key=list(Severity).index, default=Severity.ERROR),
+        latched=True,
+        reasons=reasons,
+    )
+
+
+def subject_groups(rule: Rule) -> tuple[str, ...]:
+    """The groups that tell the subjects of `rule` apart: those that its clearing pattern has by name, too."""
+    if not rule.clear_pattern:
+        return ()
+    common = group_names(rule.pattern) & group_names(rule.clear_pattern)
+    return tuple(sorted(name for name in common if not name.isdigit()))

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import logging
 import os
-from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
+from workers.monitors.logs.memory import Latched
+from workers.monitors.logs.source import FilePlace, JournalPlace, KmsgPlace
+
 logger = logging.getLogger(__name__)
 
 
-class Latched(msgspec.Struct, frozen=True):
-    """A condition that a line has set: by which rule, with which message, and when it last matched."""
-
-    rule: str
-    message: str
-    at: datetime
-
-
 class Position(msgspec.Struct, frozen=True):
-    """The number of the last record that was read in the boot `boot`, and the conditions that are set."""
+    """Where reading goes on; and what lines of the boot `boot` have set and how often rules have matched, by second."""
 
     boot: str
-    seq: int
-    latched: dict[str, Latched] = {}
+    place: KmsgPlace | JournalPlace | FilePlace | None
+    latched: tuple[Latched, ...] = ()
+    counts: dict[str, dict[int, int]] = {}
 
 
 def boot_id(proc: Path) -> str:
     """The running boot; random(4)."""
     return (proc / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def boot_usec(proc: Path) -> int:
+    """When the machine booted, in microseconds of the wall clock, to the second; proc_stat(5).
+
+    It is the same for every process that reads it, until somebody sets the clock.
+    """
+    lines = (proc / "stat").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("btime")) * 1_000_000
 
 
 def load(path: Path) -> Position | None:

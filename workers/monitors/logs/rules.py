@@ -1,26 +1,28 @@
-"""Rules for log lines, and the one pass that finds which of them match."""
+"""Rules for log lines: what to look for, and what it means."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-import re2
 import yaml
 from msgspec import Meta
 
 from nodedoctor.config.model import ConditionName
-from nodedoctor.duration import Duration
+from nodedoctor.duration import Duration, seconds
 from nodedoctor.monitor import Options
-from nodedoctor.patterns import as_text, compile_pattern, options
+from nodedoctor.patterns import compile_pattern, group_names
 from nodedoctor.types import Severity
 
 RULE_SETS = files("nodedoctor") / "etc/rules"
-PLACEHOLDER = re.compile(r"\{(\w+)\}")
+PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\w+)\}")
+FIELDS = ("unit", "identifier", "pid", "hostname", "level", "facility", "subsystem", "device")
+"""What a log may tell of a line besides its text."""
+MEANING = "_meaning"
 
 
 class Samples(Options, frozen=True):
@@ -49,8 +51,8 @@ class Rule(Options, frozen=True):
     severity: Literal["info", "warning", "error"] | None = None
     """By default warning for an event and error for a condition."""
     message: str = "{line}"
-    """Message: {line} is what matched in whole lines, {name} or {1} a group of the pattern, or a field of the line
-    (unit, identifier, pid, level, subsystem, device); {{ is a brace."""
+    """Message: {line} is what matched in whole lines, {name} or {1} a group of the pattern, {count} the number of
+    matches within `within`; or a field of the line: unit, identifier, pid, level, subsystem, device. {{ is a brace."""
     labels: tuple[str, ...] = ()
     """Groups and fields that become labels of the metric log_matches_total."""
     meanings: dict[str, dict[str, str]] = {}
@@ -78,6 +80,14 @@ class Rule(Options, frozen=True):
         return self.reason or "".join(word.capitalize() for word in re.split(r"[-_ ]", self.name))
 
     @property
+    def patterns(self) -> Iterator[tuple[str, str]]:
+        """Each option that holds a pattern, with the pattern; those that are not given are left out."""
+        for option in ("pattern", "revert_pattern", "clear_pattern"):
+            pattern = getattr(self, option)
+            if pattern:
+                yield option, pattern
+
+    @property
     def told_severity(self) -> Severity:
         """The severity, given or by the rule's type."""
         return Severity(self.severity or ("warning" if self.type == "temporary" else "error"))
@@ -85,24 +95,67 @@ class Rule(Options, frozen=True):
 
 def rule_faults(rule: Rule) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with one rule, as (option, what is wrong)."""
-    for option, pattern in (("pattern", rule.pattern), ("clearPattern", rule.clear_pattern)):
+    faulty = False
+    for option, pattern in rule.patterns:
         try:
-            compiled = compile_pattern(pattern)
+            compile_pattern(pattern)
         except ValueError as error:
-            yield option, str(error)
-            continue
-        if option == "pattern":
-            known = {"line", *(as_text(name) for name in compiled.groupindex)}
-            for word in PLACEHOLDER.findall(rule.message):
-                if word not in known:
-                    yield (
-                        "message",
-                        f"{{{word}}} is no named group of the pattern; known: {', '.join(sorted(known))}",
-                    )
+            faulty = True
+            yield camel(option), str(error)
+    if not faulty:
+        yield from reference_faults(rule)
     if rule.type == "permanent" and rule.condition is None:
         yield "condition", "a permanent rule needs the condition that it sets"
     if rule.type == "temporary" and (rule.condition or rule.clear_pattern or rule.clear_after):
         yield "type", "a temporary rule has no condition to set or clear; is it permanent?"
+    if rule.count > 1 and not (rule.within and seconds(rule.within)):
+        yield "within", f"count is {rule.count}: in which time? Allowed: a duration above 0"
+    if rule.revert_pattern and not rule.within:
+        yield "revertPattern", "it takes a match off the count: set count and within"
+    if rule.within and rule.clear_after:
+        yield (
+            "clearAfter",
+            "the condition is cleared when there are fewer than count matches within that time",
+        )
+
+
+def reference_faults(rule: Rule) -> Iterator[tuple[str, str]]:
+    """Yield what `message`, `labels` and `meanings` refer to and is not there."""
+    groups = group_names(rule.pattern)
+    known = {"line", "count", *FIELDS, *groups}
+    meanings = {f"{name}{MEANING}" for name in rule.meanings}
+    asked = [("message", word) for word in PLACEHOLDER.findall(rule.message) if word and word not in meanings]
+    asked += [("labels", name) for name in rule.labels]
+    for option, name in asked:
+        if option == "labels" and name in {"rule", "monitor", "line"}:
+            yield option, f"{name!r} can't be a label of one's own"
+        elif name not in known:
+            yield option, f"{{{name}}} is no group of the pattern; known: {', '.join(sorted(known))}"
+    for name in rule.meanings:
+        if name not in groups:
+            told = ", ".join(sorted(groups)) or "none"
+            yield f"meanings.{name}", f"there is no such group in the pattern; known: {told}"
+
+
+def camel(option: str) -> str:
+    """`option` as it is written in configuration."""
+    first, *rest = option.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def rendered(rule: Rule, known: dict[str, str]) -> str:
+    """The message of `rule`; `known` has the line, the groups and the fields."""
+
+    def fill(match: re.Match[str]) -> str:
+        word = match[1]
+        if word is None:
+            return match[0][0]
+        group = word.removesuffix(MEANING)
+        if group != word and group in rule.meanings:
+            return rule.meanings[group].get(known.get(group, ""), "meaning not known")
+        return known.get(word, "")
+
+    return PLACEHOLDER.sub(fill, rule.message)
 
 
 def rule_sets() -> tuple[str, ...]:
@@ -119,45 +172,3 @@ def rule_set(name: str) -> tuple[Rule, ...]:
     """
     text = (RULE_SETS / f"{name}.yaml").read_text()
     return msgspec.convert(yaml.safe_load(text)["rules"], tuple[Rule, ...])
-
-
-class Hit(msgspec.Struct, frozen=True):
-    """A rule that matched a line, with its message, or (`clears`) the line that clears its condition."""
-
-    rule: Rule
-    message: str
-    clears: bool = False
-
-
-class Matcher:
-    """All patterns of all rules in one automaton: a line costs one pass, however many rules there are."""
-
-    def __init__(self, rules: Iterable[Rule]) -> None:
-        self.entries: list[tuple[Rule, Any, bool]] = []
-        self.set = re2.Set.SearchSet(options())
-        for rule in rules:
-            self.add(rule, rule.pattern, clears=False)
-            if rule.clear_pattern:
-                self.add(rule, rule.clear_pattern, clears=True)
-        # RE2 matches nothing in a set that was not compiled, and refuses to compile an empty one.
-        if self.entries:
-            self.set.Compile()
-
-    def add(self, rule: Rule, pattern: str, *, clears: bool) -> None:
-        """One more pattern."""
-        self.set.Add(pattern.encode())
-        self.entries.append((rule, compile_pattern(pattern), clears))
-
-    def hits(self, line: bytes) -> list[Hit]:
-        """The rules that `line` matches, in their order."""
-        if not self.entries:
-            return []
-        found = self.set.Match(line)
-        return [self.hit(number, line) for number in sorted(found)] if found else []
-
-    def hit(self, number: int, line: bytes) -> Hit:
-        """The hit of pattern `number` in `line`."""
-        rule, compiled, clears = self.entries[number]
-        groups = {} if clears else compiled.search(line).groupdict()
-        known = {"line": as_text(line), **{as_text(k): as_text(v or b"") for k, v in groups.items()}}
-        return Hit(rule, PLACEHOLDER.sub(lambda m: known.get(m[1], m[0]), rule.message), clears)

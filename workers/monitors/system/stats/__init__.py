@@ -1,0 +1,1 @@
+"""The metrics of Node Problem Detector's system-stats-monitor."""
