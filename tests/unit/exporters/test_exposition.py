@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 
 import msgspec
@@ -63,6 +64,9 @@ def test_each_kind_of_metric_is_read_as_it_was_meant() -> None:
         pytest.param(Family("bad name", "", "gauge", (Sample({}, 1),)), id="name"),
         pytest.param(Family("x", "", "gauge", (Sample({"a-b": "1"}, 1),)), id="label"),
         pytest.param(Family("x", "", "gauge", (Sample({}, 1), Sample({}, 2))), id="one series twice"),
+        pytest.param(Family("x", "", "gauge", (Sample({}, math.nan),)), id="no number"),
+        pytest.param(Family("x", "", "summary", (Sample({}, 1),)), id="kind"),
+        pytest.param(Family("x", "", "histogram", (Sample({"le": "1"}, 1),)), id="the buckets' label"),
     ],
 )
 def test_a_badly_named_metric_is_left_out_and_the_scrape_lives(bad: Family) -> None:
@@ -102,6 +106,25 @@ def test_a_bare_metric_has_no_prefix_in_either_format() -> None:
     accept = "application/openmetrics-text; version=1.0.0"
     body, _ = exposition(snapshot, 0.0, "nd", npd_compatible=False, accept=accept)
     assert {family.name for family in parse_openmetrics(body.decode())} >= {"net_rx_bytes", "cpu_load_1m"}
+
+
+@pytest.mark.parametrize(
+    "clash",
+    [
+        pytest.param([("x", "gauge"), ("x", "gauge")], id="two of one name"),
+        pytest.param([("x_total", "counter"), ("x", "gauge")], id="a counter's name in OpenMetrics"),
+        pytest.param([("x", "histogram"), ("x_sum", "gauge")], id="a histogram's series"),
+        pytest.param([("y", "gauge"), ("snapshot_age_seconds", "gauge")], id="the scrape's own"),
+    ],
+)
+def test_of_two_metrics_that_share_a_name_the_first_one_is_shown(clash: list[tuple[str, str]]) -> None:
+    snapshot = with_families(*(Family(name, "", kind, (Sample({}, 1),)) for name, kind in clash))
+    assert series(snapshot)["node_doctor_exposition_refused_families", ()] == 1
+    accept = "application/openmetrics-text; version=1.0.0"
+    body, _ = exposition(snapshot, 0.0, "nd", npd_compatible=False, accept=accept)
+    names = [family.name for family in parse_openmetrics(body.decode())]
+    assert len(names) == len(set(names))
+    assert f"nd_{clash[0][0].removesuffix('_total')}" in names
 
 
 MONITOR = MonitorView("m", "noop", MonitorState.OK, 1.0, 1.0, WHEN, 0.0, 1, 0, 1, ())

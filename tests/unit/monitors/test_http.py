@@ -350,3 +350,11 @@ def test_a_request_that_can_never_be_right_is_a_fault(options: dict[str, Any], p
 def test_the_condition_has_the_name_that_the_configuration_gives() -> None:
     (condition,) = HttpMonitor.conditions_of("x", HttpOptions(url="http://h/", condition="KubeletDown"))
     assert condition.type == "KubeletDown"
+
+
+def test_the_condition_may_be_worded_by_the_configuration(serve: Callable[..., str]) -> None:
+    wording = {"reason": "KubeletUnhealthy", "okReason": "KubeletIsHealthy", "okMessage": "it works"}
+    assert ask(serve() + "/500", **wording).finding.reason == "KubeletUnhealthy"
+    options = msgspec.convert({"url": "http://x", **wording}, HttpOptions)
+    (condition,) = HttpMonitor.conditions_of("kubelet", options)
+    assert (condition.reason, condition.ok_reason, condition.ok_message) == tuple(wording.values())

@@ -18,8 +18,7 @@ import msgspec
 import pytest
 
 from nodedoctor.monitor import Finding, Host
-from nodedoctor.patterns import compile_pattern
-from nodedoctor.types import Event, Metric, Severity, utc_now
+from nodedoctor.types import Event, Metric, utc_now
 from workers.monitors.logs.kmsg import FRAGMENT_WAITS, KernelLog, parse
 from workers.monitors.logs.matching import Matcher
 from workers.monitors.logs.memory import Latched

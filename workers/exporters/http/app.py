@@ -141,6 +141,7 @@ class Api:
 def create_app(agent: Agent, options: HttpExporter, namespace: str, *, npd_compatible: bool) -> flask.Flask:
     """The application that serves `agent`'s state as `options` say; the other two are for `/metrics`."""
     app = flask.Flask("node-doctor", static_folder=None)
+    app.url_map.merge_slashes = False
     api = Api(agent, namespace, npd_compatible=npd_compatible)
     views: dict[str, Callable[..., flask.Response]] = {
         "/": api.index,

@@ -92,7 +92,6 @@ class Worker(ThreadWorker):  # type: ignore[misc] # gunicorn has no types
         super().notify()
         now = time.monotonic()
         for conn in [conn for conn, due in self.due.items() if due <= now]:
-            del self.due[conn]
             # It may have ended by itself since. A TLS socket's own shutdown disturbs the thread that reads from it.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(conn.sock, socket.SHUT_RDWR)

@@ -50,6 +50,12 @@ class HttpOptions(Options, frozen=True):
     """Accept any certificate, for any name."""
     condition: ConditionName | None = None
     """The condition's name; by default it is made of the monitor's: kubelet-health gives KubeletUnhealthy."""
+    reason: str = ""
+    """The condition's reason while it is True; by default what went wrong: Timeout, UnexpectedStatus..."""
+    ok_reason: str = "AnswersAsExpected"
+    """The condition's reason while it is False."""
+    ok_message: str = ""
+    """The condition's message while it is False."""
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """What makes a request impossible."""
@@ -109,8 +115,9 @@ class HttpMonitor(Monitor[HttpOptions]):
     @classmethod
     def conditions_of(cls, name: str, options: HttpOptions) -> tuple[ConditionType, ...]:
         """One condition, named by the options or for the monitor."""
+        kind = options.condition or condition_name(name)
         return (
-            ConditionType(options.condition or condition_name(name), "RequestFailed", "AnswersAsExpected"),
+            ConditionType(kind, options.reason or "RequestFailed", options.ok_reason, options.ok_message),
         )
 
     def check(self) -> Iterator[Observation]:
@@ -122,7 +129,9 @@ class HttpMonitor(Monitor[HttpOptions]):
         yield CODE(answer.status)
         reason, message = verdict(self.options, answer)
         yield UP(float(not reason))
-        yield condition.when(bool(reason), f"{self.options.url}: {message}", reason)
+        yield condition.when(
+            bool(reason), f"{self.options.url}: {message}", self.options.reason or reason
+        )
 
 
 def verdict(options: HttpOptions, answer: Answer) -> tuple[str, str]:
