@@ -7,7 +7,7 @@ import sys
 
 from benchmarks.figures import machine
 
-NAMES = ("memory", "idle_cpu", "start", "restart", "isolation", "broker", "kmsg", "log_rules")
+NAMES = ("memory", "idle_cpu", "start", "restart", "isolation", "broker", "logs")
 
 
 def main() -> None:

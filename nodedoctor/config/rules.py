@@ -111,8 +111,8 @@ def monitor_faults(entry: Any, where: tuple[str | int, ...]) -> Iterator[Fault]:
 
 def steps(option: str) -> Iterator[str | int]:
     """`paths[0].path` as a path."""
-    for part in option.replace("[", ".[").split("."):
-        yield int(part.strip("[]")) if part.startswith("[") else part
+    for part in re.split(r"\.|(?=\[\d+\])", option):
+        yield int(part[1:-1]) if re.fullmatch(r"\[\d+\]", part) else part
 
 
 def understood(entry: MonitorEntry) -> tuple[type[Monitor[Any]], Options] | None:

@@ -43,8 +43,9 @@ NUMBERS = {"processes": FORKS, "procs_running": RUNNING, "procs_blocked": BLOCKE
 def sources(proc: Path) -> tuple[Source, ...]:
     """The files below /proc that these metrics are read from."""
     loadavg, stat = proc / "loadavg", proc / "stat"
-    return Source(loadavg, (RUNNABLE, *LOADS), partial(loads, loadavg)), Source(
-        stat, OF_STAT, partial(counts, stat)
+    return (
+        Source(loadavg, (RUNNABLE, *LOADS), partial(loads, loadavg)),
+        Source(stat, OF_STAT, partial(counts, stat)),
     )
 
 

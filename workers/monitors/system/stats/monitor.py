@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from nodedoctor.monitor import EventReason, Host, Monitor, Observation
+from nodedoctor.monitor import EventReason, Gauge, Host, Monitor, Observation
 from workers.monitors.system.stats import cpu, disk, features, host, memory, net
 from workers.monitors.system.stats.options import KNOWN, StatsOptions
 from workers.monitors.system.stats.source import Source, Unreadable
@@ -39,6 +39,12 @@ class StatsMonitor(Monitor[StatsOptions]):
             s for s in sources(options, self.host) if any(g.name in self.names for g in s.metrics)
         ]
         self.told: set[str] = set()
+
+    @classmethod
+    def metrics_of(cls, name: str, options: StatsOptions) -> tuple[Gauge, ...]:  # noqa: ARG003 - as Monitor has it
+        """Those that are asked for, under the names that they are given."""
+        names = options.names()
+        return tuple(msgspec.structs.replace(g, name=names[g.name]) for g in cls.metrics if g.name in names)
 
     def check(self) -> Iterator[Observation]:
         """Read each source once."""

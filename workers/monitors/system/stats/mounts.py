@@ -32,18 +32,18 @@ def mounts(host: Host) -> list[Mount]:
     Raises:
         OSError: there is no mount table.
     """
+    types = on_devices(host.proc)
     try:
-        return list(mounts_of(host, "1"))
+        return list(mounts_of(host, "1", types))
     except OSError:
-        return list(mounts_of(host, "self"))
+        return list(mounts_of(host, "self", types))
 
 
-def mounts_of(host: Host, process: str) -> Iterator[Mount]:
-    """What `process` has mounted on devices; of several mounts at one point, the last one, which hides the others."""
+def mounts_of(host: Host, process: str, types: set[str]) -> Iterator[Mount]:
+    """What `process` has mounted of `types`; of several mounts at one point the last one, which hides the others."""
     root = host.proc / process / "root"
     root.stat()
     table = (host.proc / process / "mountinfo").read_text(errors="surrogateescape")
-    types = on_devices(host.proc)
     fields = [line.split(" ") for line in table.split("\n") if line]
     for words in {words[4]: words for words in fields}.values():
         filesystem, source = words[words.index("-", 6) + 1 :][:2]

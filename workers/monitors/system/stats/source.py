@@ -25,7 +25,7 @@ class Source(msgspec.Struct, frozen=True):
 
     Attributes:
         path: What to name when it can't be read.
-        metrics: What it may give, under the names that Node Problem Detector's own configuration gives them.
+        metrics: What it may give, under the names in the configuration that Node Problem Detector ships.
         read: Reads it. An OSError, LookupError or ValueError is about all that it did not give before.
     """
 
