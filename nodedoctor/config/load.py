@@ -58,6 +58,7 @@ def load(
         except ConfigurationError as error:
             layers.faults += error.faults
     if npd := list(npd):
+        # What most agents never need would be in the memory of all their processes.
         from nodedoctor.npd.convert import convert
 
         try:

@@ -32,11 +32,6 @@ LOG_LASTS = 86400.0
 """Seconds: how far back lines count where the checker counts since the start of its service."""
 
 
-def checker_drafts(file: CustomPluginFile, rules: list[PluginRule]) -> list[Draft]:
-    """The monitors for each of these checks."""
-    return [draft for rule in rules for draft in Checker(file, rule).drafts()]
-
-
 class Checker:
     """One use of the health-checker."""
 
@@ -48,7 +43,7 @@ class Checker:
         """
         self.file = file
         self.rule = rule
-        self.where = f"health-checker of {rule.reason}"
+        self.where = "health-checker"
         values = parse_flags(self.where, rule.args, FLAGS, ["enable-repair"], ["log-pattern"])
         self.flags = {name: found[-1] for name, found in values.items()}
         self.component = self.flags["component"]
@@ -59,6 +54,8 @@ class Checker:
         runtime = "containerd" if self.component == "cri" else self.component
         self.service = self.flags["service"] or self.flags["systemd-service"] or runtime
         self.timeout = self.duration("health-check-timeout")
+        self.cooldown = self.duration("cooldown-time")
+        self.log_lasts = self.duration("loopback-time") or LOG_LASTS
         self.patterns = [
             self.counted(part) for value in values["log-pattern"][1:] for part in value.split(",")
         ]
@@ -98,8 +95,12 @@ class Checker:
     def times(self) -> dict[str, str]:
         """How often to check, and for how long at most."""
         timeout = self.timeout + MARGIN
-        interval = self.rule.invoke_interval or self.file.plugin_config.invoke_interval
-        return {"interval": ours(max(interval, timeout + 1)), "timeout": ours(timeout)}
+        return {"interval": ours(max(self.invoke_interval, timeout + MARGIN)), "timeout": ours(timeout)}
+
+    @property
+    def invoke_interval(self) -> float:
+        """How often Node Problem Detector checks."""
+        return self.rule.invoke_interval or self.file.plugin_config.invoke_interval
 
     def request(self) -> Draft:
         """A component that answers over HTTP. It is believed at once, as Node Problem Detector does it."""
@@ -124,7 +125,7 @@ class Checker:
             path = self.flags["crictl-path"]
             args = [f"--timeout={timeout}", f"--runtime-endpoint={socket}", "pods", "--latest"]
         config: dict[str, Any] = {
-            "invokeInterval": self.times["interval"],
+            "invokeInterval": ours(self.invoke_interval),
             "pluginTimeout": ours(self.timeout),
             "user": "root",
             "conditions": [self.default],
@@ -143,7 +144,6 @@ class Checker:
 
     def log(self) -> Draft:
         """The service's log. It has a condition of its own, as each condition has one writer."""
-        within = self.duration("loopback-time") or LOG_LASTS
         condition = f"{self.rule.condition}InLog"
         rules = [
             {
@@ -154,11 +154,16 @@ class Checker:
                 "severity": "warning",
                 "pattern": f"(?i){pattern}",
                 "count": count,
-                "within": ours(within),
+                "within": ours(self.log_lasts),
             }
             for number, (count, pattern) in enumerate(self.patterns, 1)
         ]
-        config = {"source": "journal", "units": [self.service], "lookback": ours(within), "rules": rules}
+        config = {
+            "source": "journal",
+            "units": [self.service],
+            "lookback": ours(self.log_lasts),
+            "rules": rules,
+        }
         draft = Draft(f"{self.name}-log", "log-pattern", config)
         draft.notes.append(
             f"{self.where}: what its --log-pattern finds is the condition {condition}, beside {self.rule.condition}"
@@ -170,9 +175,10 @@ class Checker:
         if not is_true(self.flags["enable-repair"]):
             return {}
         strategy = "runtime-restart" if self.component in {"docker", "cri"} else "systemd-restart"
-        cooldown = ours(self.duration("cooldown-time"))
         service = {"service": self.service} if strategy == "systemd-restart" else {}
-        return {"remediation": {"enabled": True, "strategy": strategy, **service, "cooldown": cooldown}}
+        return {
+            "remediation": {"enabled": True, "strategy": strategy, **service, "cooldown": ours(self.cooldown)}
+        }
 
     @property
     def name(self) -> str:

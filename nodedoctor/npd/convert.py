@@ -41,14 +41,12 @@ def convert(paths: Iterable[Path]) -> Conversion:
     for path in dict.fromkeys(paths):
         try:
             file = read_npd(path)
-            made = drafts_of(file)
+            made = drafts_of(str(path), file)
         except ConfigurationError as error:
             faults += error.faults
             continue
         drafts += [draft for draft in made if not joined(drafts, draft)]
-        notes += [
-            f"{path}: {note}" for note in (*file.notes, *(note for draft in made for note in draft.notes))
-        ]
+        notes += [*file.notes, *(f"{path}: {note}" for draft in made for note in draft.notes)]
     if faults:
         raise ConfigurationError(faults)
     taken: set[str] = set()
@@ -62,13 +60,17 @@ def convert(paths: Iterable[Path]) -> Conversion:
     return Conversion(data, tuple(dict.fromkeys(notes)))
 
 
-def drafts_of(file: NpdFile) -> list[Draft]:
-    """The monitors for one file."""
+def drafts_of(name: str, file: NpdFile) -> list[Draft]:
+    """The monitors for one file.
+
+    Raises:
+        ConfigurationError: something of it can't be done here.
+    """
     if isinstance(file, SystemLogFile):
         return [log_draft(file)]
     if isinstance(file, CustomPluginFile):
-        return plugin_drafts(file)
-    return [stats_draft(file)]
+        return plugin_drafts(name, file)
+    return [stats_draft(name, file)]
 
 
 def joined(drafts: Iterable[Draft], newer: Draft) -> bool:

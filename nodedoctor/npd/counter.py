@@ -11,7 +11,7 @@ from nodedoctor.npd.entries import Draft, label, unused, without_defaults
 from nodedoctor.npd.files import CustomPluginFile, PluginRule
 from nodedoctor.npd.flags import parse_flags
 from nodedoctor.npd.goduration import ours, parse_go_duration
-from nodedoctor.npd.logs import condition_of
+from nodedoctor.npd.logs import condition_of, time_of
 from nodedoctor.patterns import compile_pattern
 
 FLAGS = {
@@ -43,7 +43,7 @@ def counter_options(rule: PluginRule) -> CounterOptions:
     Raises:
         ConfigurationError: an argument is wrong, or the counter could never count anything.
     """
-    where = f"log-counter of {rule.reason}"
+    where = "log-counter"
     flags = {name: values[-1] for name, values in parse_flags(where, rule.args, FLAGS).items()}
     try:
         options = CounterOptions(
@@ -53,7 +53,7 @@ def counter_options(rule: PluginRule) -> CounterOptions:
             delay=parse_go_duration(flags["delay"] or "0"),
             pattern=flags["pattern"],
             revert_pattern=flags["revert-pattern"],
-            count=int(flags["count"]),
+            count=count_of(flags["count"]),
         )
         compile_pattern(options.pattern)
         compile_pattern(options.revert_pattern)
@@ -63,6 +63,17 @@ def counter_options(rule: PluginRule) -> CounterOptions:
         if not value:
             raise ConfigurationError([f"{where}: without --{flag} it never finds anything"])
     return options
+
+
+def count_of(text: str) -> int:
+    """A number of matches.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"--count={text}: allowed: a number above 0")
+    return int(text)
 
 
 def counter_draft(file: CustomPluginFile, rules: list[PluginRule]) -> Draft:
@@ -78,7 +89,7 @@ def counter_draft(file: CustomPluginFile, rules: list[PluginRule]) -> Draft:
             "path": options.log_path,
             "identifiers": [options.journald_source],
             "lookback": ours(options.lookback),
-            "delay": ours(options.delay),
+            "delay": time_of(options.delay),
             "conditions": [
                 condition_of(condition) for condition in file.conditions if condition.type in used
             ],

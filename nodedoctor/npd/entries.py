@@ -40,7 +40,7 @@ class Draft:
                     name == "type" and item[name] in self.condition_types
                 ):
                     mine.append({**item, name: unused(item[name], {taken[name] for taken in mine})})
-        self.notes.append(
+        other.notes.append(
             f"{other.name} watches the same log as {self.name} and sets the same condition: they are one"
         )
 

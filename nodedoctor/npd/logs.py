@@ -20,8 +20,8 @@ def log_draft(file: SystemLogFile) -> Draft:
             "source": SOURCES[file.plugin],
             "path": "" if file.plugin == "kmsg" else file.log_path,
             **source_options(file),
-            "lookback": ours(file.lookback),
-            "delay": ours(file.delay),
+            "lookback": time_of(file.lookback),
+            "delay": time_of(file.delay),
             "bufferSize": file.buffer_size,
             "conditions": [condition_of(condition) for condition in file.conditions],
             "rules": rules_of(file.rules),
@@ -71,7 +71,7 @@ def rules_of(rules: tuple[LogRule, ...]) -> list[dict[str, Any]]:
                     "condition": rule.condition if rule.type == "permanent" else "",
                     "reason": rule.reason,
                     "severity": "warning",
-                    "pattern": rule.pattern or "(?:)",
+                    "pattern": rule.pattern,
                     "match": "window",
                     "message": f"{{line}}; {braced(suffix)}" if suffix else "",
                     "eventsPerMinute": EVENTS_PER_MINUTE,
@@ -80,6 +80,11 @@ def rules_of(rules: tuple[LogRule, ...]) -> list[dict[str, Any]]:
             )
         )
     return found
+
+
+def time_of(value: float) -> str:
+    """`value` seconds as a duration; none is the default."""
+    return ours(value) if value else ""
 
 
 def braced(text: str) -> str:

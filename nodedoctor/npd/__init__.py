@@ -1,0 +1,1 @@
+"""Node Problem Detector's configuration files: reading them as it does."""
