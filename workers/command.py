@@ -2,7 +2,8 @@
 
 A *keeper* process stands between the caller and the command. It is a subreaper (prctl(2)), so everything that the
 command leaves behind becomes its child, daemons that called setsid(2) included; it kills them all when the command
-has ended, when its time is over, or when the caller is gone, which it sees by the end of a pipe.
+has ended, when its time is over, or when the caller is gone, which it sees by the end of a pipe. It also reads what
+the command prints: the caller need not wait, and gets the whole result through a second pipe.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from workers.process import close_descriptors
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 STDERR_KEPT = 4096
+ERROR_KEPT = 1024
 CHUNK = 1 << 16
 LONGEST_WAIT = 86400.0
 """Seconds: more does not fit into poll(2)."""
@@ -39,12 +41,24 @@ class User(msgspec.Struct, frozen=True):
     gid: int
 
 
+class Command(msgspec.Struct, frozen=True):
+    """What is to be run, as `start` describes it."""
+
+    argv: Sequence[str]
+    timeout: float
+    max_output: int
+    user: User | None
+    environment: Mapping[str, str]
+
+
 class Completed(msgspec.Struct, frozen=True):
     """How a command ended. `code` is negative for a signal; outputs are cut to what was asked for.
 
     Attributes:
         code: Exit code, minus the signal's number, or None when it was killed for its time.
-        error: Why it could not be started; empty if it was.
+        stdout: What it printed; when it was killed for its time, until then.
+        duration: In seconds.
+        error: Why it has no result: what prevented its start, or that its keeper was killed; else empty.
     """
 
     code: int | None
@@ -78,7 +92,21 @@ def run(
     user: User | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Completed:
-    """Run `argv` for at most `timeout` seconds and keep `max_output` bytes of what it prints.
+    """Run `argv` as `start` does, and wait for its end."""
+    running = start(argv, timeout=timeout, max_output=max_output, user=user, environment=environment)
+    with contextlib.closing(running):
+        return running.wait()
+
+
+def start(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    max_output: int,
+    user: User | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Running:
+    """Let `argv` run for at most `timeout` seconds and keep `max_output` bytes of what it prints.
 
     Args:
         argv: The program, by its path, and its arguments; no shell is involved.
@@ -86,106 +114,178 @@ def run(
         max_output: Bytes of stdout that are kept; the rest is read and thrown away.
         user: Whom to become; None stays who this is.
         environment: Added to PATH, LANG and HOME, which is all that the command gets otherwise.
+
+    Raises:
+        OSError: there is no process or descriptor left for a keeper.
     """
-    out_read, out_write = os.pipe()
-    err_read, err_write = os.pipe()
-    result_read, result_write = os.pipe()
-    alive_read, alive_write = os.pipe()
-    began = time.monotonic()
-    keeper = os.fork()
-    if keeper == 0:
-        keep(argv, timeout, user, environment or {}, (out_write, err_write, result_write, alive_read))
-    for descriptor in (out_write, err_write, result_write, alive_read):
-        os.close(descriptor)
-    try:
-        stdout, stderr, report = collect(result_read, out_read, err_read, max_output)
-    finally:
-        # Its end tells the keeper to make an end, also when this process was told to end in the middle.
-        os.close(alive_write)
-        os.waitpid(keeper, 0)
-        for descriptor in (out_read, err_read, result_read):
-            os.close(descriptor)
-    code, error = interpret(report)
-    kept, truncated = stdout[:max_output], len(stdout) > max_output
-    return Completed(code, kept, stderr, truncated, time.monotonic() - began, error)
+    command = Command(argv, timeout, max_output, user, environment or {})
+    with contextlib.ExitStack() as if_it_fails:
+        result, result_write = pipe(if_it_fails)
+        alive_read, alive = pipe(if_it_fails)
+        keeper = os.fork()
+        if keeper == 0:
+            keep(command, result_write, alive_read)
+        if_it_fails.pop_all()
+    os.close(result_write)
+    os.close(alive_read)
+    return Running(keeper, result, alive)
 
 
-def interpret(report: bytes) -> tuple[int | None, str]:
-    """The keeper's one line: a code, `timeout`, or `error` and a text."""
-    word, _, text = report.decode(errors="replace").partition(" ")
-    match word:
-        case "code":
-            return int(text), ""
-        case "error":
-            return NOT_STARTED, text
-    return None, ""
+def pipe(closing: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe's end to read and its end to write, both to be closed by `closing`."""
+    ends = os.pipe()
+    for end in ends:
+        closing.callback(os.close, end)
+    return ends
 
 
-def collect(result: int, out: int, err: int, max_output: int) -> tuple[bytes, bytes, bytes]:
-    """Read both outputs until the keeper has told the result; one byte more than `max_output` shows a cut."""
-    kept: dict[int, bytearray] = {out: bytearray(), err: bytearray(), result: bytearray()}
-    bounds = {out: max_output + 1, err: STDERR_KEPT, result: 1024}
-    poll = select.poll()
-    for descriptor in kept:
-        os.set_blocking(descriptor, False)
-        poll.register(descriptor, select.POLLIN)
-    while True:
-        ready = dict(poll.poll())
-        for descriptor in (out, err):
-            if descriptor in ready and not drain(descriptor, kept[descriptor], bounds[descriptor]):
-                poll.unregister(descriptor)
-        if result in ready and not drain(result, kept[result], bounds[result]):
-            for descriptor in (out, err):
-                while drain(descriptor, kept[descriptor], bounds[descriptor], once=True):
-                    pass
-            return bytes(kept[out]), bytes(kept[err]), bytes(kept[result])
+class Running:
+    """A command that was started: `completed` has its result after its `fileno` had input; in the end, `close` it."""
+
+    def __init__(self, keeper: int, result: int, alive: int) -> None:
+        self.keeper = keeper
+        self.result = result
+        self.alive: int | None = alive
+        self.report = bytearray()
+        os.set_blocking(result, False)
+
+    def fileno(self) -> int:
+        """A descriptor to poll for input."""
+        return self.result
+
+    def completed(self) -> Completed | None:
+        """How it ended, or None while it runs."""
+        ended = False
+        with contextlib.suppress(BlockingIOError):  # that was all for now
+            while data := os.read(self.result, CHUNK):
+                self.report += data
+            ended = True
+        try:
+            return msgspec.msgpack.decode(self.report, type=Completed)
+        except msgspec.DecodeError:
+            return without_result("its keeper was killed") if ended else None
+
+    def wait(self) -> Completed:
+        """How it ended, once it has."""
+        poll = select.poll()
+        poll.register(self, select.POLLIN)
+        while (completed := self.completed()) is None:
+            poll.poll()
+        return completed
+
+    def end(self) -> None:
+        """Have it killed with all that it started; `close` waits until that is done."""
+        if self.alive is not None:
+            os.close(self.alive)
+            self.alive = None
+
+    def close(self) -> None:
+        """End it and let go of it, also when this process was told to end in the middle."""
+        self.end()
+        # A keeper that has more to tell than fits into the pipe would wait for this process, which waits for it.
+        os.close(self.result)
+        os.waitpid(self.keeper, 0)
 
 
-def drain(descriptor: int, kept: bytearray, bound: int, *, once: bool = False) -> bool:
-    """Read what is there, keep up to `bound` bytes of all; False at the end, or if `once` and nothing was there."""
-    try:
-        data = os.read(descriptor, CHUNK)
-    except BlockingIOError:
-        return not once
-    kept += data[: max(0, bound - len(kept))]
-    return data != b""
+def without_result(error: str) -> Completed:
+    """What there is to say of a command of which no more than this is known."""
+    return Completed(NOT_STARTED, b"", b"", truncated=False, duration=0.0, error=error)
 
 
-def keep(
-    argv: Sequence[str],
-    timeout: float,
-    user: User | None,
-    environment: Mapping[str, str],
-    descriptors: tuple[int, int, int, int],
-) -> NoReturn:
+def keep(command: Command, result: int, alive: int) -> NoReturn:
     """Be the keeper; never returns."""
     try:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
-        out, err, result, alive = descriptors
-        close_descriptors(descriptors)
+        close_descriptors((result, alive))
         os.setsid()
         adopt_orphans()
-        error_read, error_write = os.pipe2(os.O_CLOEXEC)
-        pid = os.fork()
-        if pid == 0:
-            become_command(argv, user, environment, (out, err, error_write))
-        for descriptor in (out, err, error_write):
-            os.close(descriptor)
-        error = os.read(error_read, 1024)
-        report = b"error " + error if error else await_end(pid, timeout, alive)
-        kill_descendants(pid)
-        os.write(result, report)
+        try:
+            completed = attended(command, alive)
+        except OSError as failure:
+            completed = without_result(failure.strerror or str(failure))
+        with open(result, "wb") as report:
+            report.write(msgspec.msgpack.encode(completed))
     finally:
         os._exit(0)
 
 
-def become_command(
-    argv: Sequence[str], user: User | None, environment: Mapping[str, str], descriptors: tuple[int, int, int]
-) -> NoReturn:
+class Stream:
+    """A pipe that is read without waiting; the first `bound` bytes are kept."""
+
+    def __init__(self, bound: int) -> None:
+        self.bound = bound
+        self.kept = bytearray()
+        self.read_end, self.write_end = os.pipe()
+        os.set_blocking(self.read_end, False)
+
+    def take(self) -> bool:
+        """Read what is there; whether that was anything."""
+        try:
+            data = os.read(self.read_end, CHUNK)
+        except BlockingIOError:
+            return False
+        self.kept += data[: max(0, self.bound - len(self.kept))]
+        return data != b""
+
+
+def attended(command: Command, alive: int) -> Completed:
+    """Run `command` until it ends, its time is over or the caller is gone, and then kill what is left of it.
+
+    Raises:
+        OSError: there is no process or descriptor left for it.
+    """
+    began = time.monotonic()
+    # One byte more than is kept shows that something was cut off.
+    out, err, error = Stream(command.max_output + 1), Stream(STDERR_KEPT), Stream(ERROR_KEPT)
+    pid = os.fork()
+    if pid == 0:
+        become_command(command, (out.write_end, err.write_end, error.write_end))
+    for stream in (out, err, error):
+        os.close(stream.write_end)
+    code = await_end(pid, began + command.timeout, alive, (out, err, error))
+    kill_descendants(pid)
+    for stream in (out, err, error):
+        while stream.take():
+            pass
+    return Completed(
+        code,
+        bytes(out.kept[: command.max_output]),
+        bytes(err.kept),
+        truncated=len(out.kept) > command.max_output,
+        duration=time.monotonic() - began,
+        error=error.kept.decode(errors="replace"),
+    )
+
+
+def await_end(pid: int, deadline: float, alive: int, streams: Sequence[Stream]) -> int | None:
+    """Read `streams` until the command `pid` ends; its exit code, or None at `deadline` or when the caller is gone."""
+    pidfd = os.pidfd_open(pid)
+    by_descriptor = {stream.read_end: stream for stream in streams}
+    poll = select.poll()
+    for descriptor in (pidfd, alive, *by_descriptor):
+        poll.register(descriptor, select.POLLIN)
+    while (left := deadline - time.monotonic()) > 0:
+        ready = dict(poll.poll(min(left, LONGEST_WAIT) * 1000))
+        if pidfd in ready:
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if alive in ready:
+            return None
+        for descriptor, events in ready.items():
+            if events & select.POLLIN:
+                by_descriptor[descriptor].take()
+            else:
+                poll.unregister(descriptor)
+    return None
+
+
+def become_command(command: Command, descriptors: tuple[int, int, int]) -> NoReturn:
     """Turn this fork into the command; what prevents it is written to the last of `descriptors`."""
     out, err, error = descriptors
+    user = command.user
     try:
+        # Opening a program on a dead network mount may hang for ever: nothing else must hang with it.
+        close_descriptors(descriptors)
         os.setpgid(0, 0)
         null = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((null, 0), (out, 1), (err, 2)):
@@ -197,7 +297,7 @@ def become_command(
             hard = resource.getrlimit(limit)[1]
             bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(limit, (bound, bound))
-        program = os.open(argv[0], os.O_RDONLY | os.O_CLOEXEC)
+        program = os.open(command.argv[0], os.O_RDONLY | os.O_CLOEXEC)
         if user is not None:
             os.setgroups([])
             os.setresgid(user.gid, user.gid, user.gid)
@@ -206,7 +306,7 @@ def become_command(
         # After the change of user, which would undo it.
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.chdir("/")
-        execute(program, argv, {"PATH": PATH, "LANG": "C", "HOME": "/", **environment})
+        execute(program, command.argv, {"PATH": PATH, "LANG": "C", "HOME": "/", **command.environment})
     except (OSError, ValueError) as failure:
         os.write(error, (getattr(failure, "strerror", None) or str(failure)).encode())
     finally:
@@ -224,19 +324,6 @@ def execute(program: int, argv: Sequence[str], environment: Mapping[str, str]) -
     except PermissionError:
         os.set_inheritable(program, True)
         os.execve(program, list(argv), environment)  # noqa: S606 - no shell is wanted
-
-
-def await_end(pid: int, timeout: float, alive: int) -> bytes:
-    """Wait for the command `pid`, for its time and for the caller; the line to report."""
-    pidfd = os.pidfd_open(pid)
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    poll.register(alive, select.POLLIN)
-    ready = dict(poll.poll(min(timeout, LONGEST_WAIT) * 1000))
-    if pidfd not in ready:
-        return b"timeout"
-    _, status = os.waitpid(pid, 0)
-    return f"code {os.waitstatus_to_exitcode(status)}".encode()
 
 
 def kill_descendants(pid: int) -> None:

@@ -20,8 +20,9 @@ def parse_go_duration(text: str) -> float:
     Raises:
         ValueError: Go would not take `text`; it has no unit for a day.
     """
-    value = sum(float(number) * UNITS[unit] for number, unit in re.findall(PART, text))
-    if not DURATION.fullmatch(text) or value >= LONGEST:
+    parts = re.findall(PART, text) if DURATION.fullmatch(text) else None
+    value = sum(float(number) * UNITS[unit] for number, unit in parts or ())
+    if parts is None or value >= LONGEST:
         raise ValueError(f"found {shown(text)}, expected a duration of Go, such as 300ms, 30s, 5m or 1.5h")
     return -value if text.startswith("-") else value
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -19,8 +21,9 @@ import pytest
 from nodedoctor.errors import Undetermined
 from nodedoctor.monitor import Finding
 from nodedoctor.types import Metric
-from workers.command import run, user_named
-from workers.monitors.custom.plugin import PluginMonitor, PluginOptions, printable, trusted
+from workers.command import run, start, user_named
+from workers.monitors.custom.plugin import PluginMonitor, PluginOptions
+from workers.programs import printable, trusted
 
 LONG = 3600
 
@@ -391,6 +394,91 @@ def test_fifty_runs_leave_no_descriptor_and_no_process(script: Callable[..., Pat
         os.waitpid(-1, os.WNOHANG)
 
 
+def test_commands_run_side_by_side_and_are_polled_for_their_ends(tmp_path: Path) -> None:
+    waits = "while [ ! -e {go} ]; do sleep 0.01; done; exit {code}"
+    places = [tmp_path / "0", tmp_path / "1"]
+    commands = [
+        start(("/bin/sh", "-c", waits.format(go=go, code=code)), timeout=60, max_output=10)
+        for code, go in enumerate(places)
+    ]
+    for number in (1, 0):
+        assert commands[number].completed() is None
+        places[number].touch()
+        assert select.select(commands, [], [], 30)[0] == [commands[number]]
+        completed = commands[number].completed()
+        assert completed
+        assert completed.code == number
+        commands.pop(number).close()
+
+
+def test_a_command_that_is_ended_is_gone_when_it_is_closed() -> None:
+    token = unique_time()
+    words = ("/bin/sh", "-c", f"setsid sleep {token} & sleep {token}; :")
+    commands = [start(words, timeout=LONG, max_output=10) for _ in range(2)]
+    wait_until(lambda: sum(b"sleep" in command_of(pid)[:6] for pid in processes(token)) == 4)
+    for command in commands:
+        command.end()
+    for command in commands:
+        command.close()
+    assert processes(token) == []
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_a_result_that_does_not_fit_into_a_pipe_arrives_and_holds_up_no_end(read: bool) -> None:
+    command = start(("/bin/sh", "-c", "head -c 1000000 /dev/zero"), timeout=60, max_output=1 << 20)
+    select.select([command], [], [], 30)
+    if read:
+        assert len(command.wait().stdout) == 1000000
+    command.close()
+
+
+def test_what_was_printed_before_the_time_was_over_is_kept() -> None:
+    done = run(("/bin/sh", "-c", "printf begun; sleep 3600"), timeout=0.3, max_output=100)
+    assert (done.code, done.timed_out, done.stdout) == (None, True, b"begun")
+
+
+def test_no_more_of_stderr_is_kept_than_a_log_line_can_bear() -> None:
+    done = run(("/bin/sh", "-c", "head -c 100000 /dev/zero >&2"), timeout=60, max_output=100)
+    assert len(done.stderr) == 4096
+
+
+def test_waiting_for_a_command_that_has_closed_its_outputs_costs_nothing() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run(("/bin/sh", "-c", "exec sleep 1 >&- 2>&-"), timeout=60, max_output=100)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+
+
+def test_a_program_that_can_not_even_be_opened_ends_with_the_time(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = run((str(tmp_path / "pipe"),), timeout=0.3, max_output=100)
+    assert done.timed_out
+
+
+def test_a_keeper_that_was_killed_is_no_time_out() -> None:
+    token = unique_time()
+    command = start(("/bin/sleep", token), timeout=LONG, max_output=10)
+    wait_until(lambda: len(processes(token)) == 1)
+    os.kill(command.keeper, signal.SIGKILL)
+    assert command.wait().error == "its keeper was killed"
+    command.close()
+    wait_until(lambda: processes(token) == [])
+
+
+def test_a_command_for_which_there_is_no_descriptor_is_said_and_costs_none() -> None:
+    before = descriptors()
+    bounds = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 3, bounds[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            start(("/bin/true",), timeout=5, max_output=10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, bounds)
+    assert descriptors() == before
+
+
 CALLER = """
 import sys
 from workers.command import run, user_named
@@ -502,6 +590,13 @@ def test_a_program_below_a_folder_of_somebody_else_is_not_trusted(tmp_path: Path
     inner.parent.chmod(0o777)
     with pytest.raises(Undetermined, match="chown root"):
         trusted(program)
+
+
+def test_links_that_go_round_in_a_circle_lead_to_no_program(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    with pytest.raises(Undetermined, match="Too many levels of symbolic links"):
+        trusted(tmp_path / "one")
 
 
 def test_what_runs_is_what_a_link_led_to_when_it_was_looked_at(tmp_path: Path) -> None:

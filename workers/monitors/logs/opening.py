@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from nodedoctor.duration import seconds
+from workers.monitors.logs.file import FileLog, Translation
+from workers.monitors.logs.journal import JournalLog
 from workers.monitors.logs.kmsg import FACILITIES, LEVELS, KernelLog, numbers
 from workers.monitors.logs.options import LogPatternOptions
 from workers.monitors.logs.position import Position
@@ -51,9 +52,6 @@ def open_source(options: LogPatternOptions, known: Position | None, clock: Clock
         return open_kmsg(options, known, clock)
     since_usec = clock.start_usec(options, known, time.time() * 1e6 - clock.boot_usec)
     place = known.place if known else None
-    from workers.monitors.logs.file import FileLog
-    from workers.monitors.logs.journal import JournalLog
-
     if options.source == "journal":
         return JournalLog(
             Path(options.path) if options.path else None,
@@ -74,10 +72,8 @@ def open_source(options: LogPatternOptions, known: Position | None, clock: Clock
     )
 
 
-def translation_of(options: LogPatternOptions) -> Any:
+def translation_of(options: LogPatternOptions) -> Translation | None:
     """How a line of a file is read, if the options say that."""
-    from workers.monitors.logs.file import Translation
-
     if not options.timestamp and not options.skip:
         return None
     return Translation(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 
 ELEMENT = re.compile(
     r"January|Jan(?![a-z])|Monday|Mon(?![a-z])|MST|2006|15|0[1-6]|002|__2|_2(?!006)|[1-5]|PM|pm"
@@ -53,8 +53,8 @@ ELEMENTS = {
 }
 FRACTION = "(?:[.,]([0-9]++))?+"
 PARTS = (
-    *("year", "month", "day", "day of the year", "hour", "half", "minute", "second", "fraction"),
-    *("offset", "zone"),
+    *("year", "month", "day", "day of the year", "hour", "half", "minute", "offset", "zone"),
+    *("second", "fraction"),
 )
 
 
@@ -80,6 +80,8 @@ class Layout:
         # Of a part that a layout has twice the last counts. One that it has not is the last group: it never matches.
         where = {part: group for group, part in enumerate(parts, 1)}
         self.groups = [where.get(part, len(parts) + 1) for part in PARTS]
+        # Lines of the same minute come together.
+        self.minute = lru_cache(maxsize=8)(minute_of)
 
     def parse(self, text: bytes, now: datetime) -> datetime:
         """The time that `text` tells, in UTC; `now` says which year it is where `text` does not.
@@ -89,12 +91,13 @@ class Layout:
         """
         match = self.pattern.fullmatch(text)
         if match:
-            year, *rest = match.group(*self.groups)
+            year, *parts, second, fraction = match.group(*self.groups)
+            after = timedelta(0, int(second or 0), int(fraction[:6].ljust(6, b"0")) if fraction else 0)
             latest = now + timedelta(days=1)
             known = full_year(year)
-            for candidate in [known] if known else [latest.year, latest.year - 1]:
+            for candidate in (known,) if known else (latest.year, latest.year - 1):
                 try:
-                    when = moment(candidate, rest)
+                    when = self.minute(candidate, *parts) + after
                 except (ValueError, OverflowError):
                     continue
                 if known or when <= latest:
@@ -107,7 +110,7 @@ def compiled(layout: str) -> tuple[str, list[str]]:
     elements: list[str] = ELEMENT.findall(layout)
     first, *others = ELEMENT.split(layout)
     pattern, parts = literal(first), []
-    for element, following, text in zip(elements, [*elements[1:], ""], others, strict=True):
+    for element, following, text in zip(elements, [*elements, ""][1:], others, strict=True):
         part, expression = meaning(element)
         parts.append(part)
         pattern += expression
@@ -142,26 +145,20 @@ def full_year(digits: bytes | None) -> int:
     return int(digits) + (1900 if int(digits) >= 69 else 2000)
 
 
-def moment(year: int, parts: Sequence[bytes | None]) -> datetime:
-    """The time of a year whose other PARTS are these.
+def minute_of(year: int, *parts: bytes | None) -> datetime:
+    """The minute, in UTC, of a year and the other PARTS up to the zone.
 
     Raises:
         ValueError: there is no such day.
         OverflowError: it is beyond the calendar.
     """
-    month, day, day_of_year, hour, half, minute, second, fraction, offset, zone = parts
+    month, day, day_of_year, hour, half, minute, offset, zone = parts
     on = date_of(year, month, day, day_of_year)
-    local = datetime(  # noqa: DTZ001 - its zone is what follows
-        *(on.year, on.month, on.day, hour_of(hour or b"0", half), int(minute or 0), int(second or 0)),
-        int((fraction or b"")[:6].ljust(6, b"0")),
-    )
-    if offset == b"Z" or zone == b"UTC":
-        return local.replace(tzinfo=UTC)
-    if offset:
-        return local.replace(tzinfo=UTC) - offset_of(offset)
-    if zone:
-        return local.replace(tzinfo=UTC) - offset_of_zone(zone.decode())
-    return local.astimezone(UTC)
+    clock = hour_of(hour or b"0", half), int(minute or 0)
+    if not offset and not zone:
+        return datetime(on.year, on.month, on.day, *clock).astimezone(UTC)
+    ahead = offset_of(offset) if offset and zone != b"UTC" else offset_of_zone(zone or b"")
+    return datetime(on.year, on.month, on.day, *clock, tzinfo=UTC) - ahead
 
 
 def date_of(year: int, month: bytes | None, day: bytes | None, day_of_year: bytes | None) -> date:
@@ -184,14 +181,15 @@ def hour_of(hour: bytes, half: bytes | None) -> int:
 
 
 def offset_of(text: bytes) -> timedelta:
-    """How far a zone is ahead of UTC: -07, -0700, -07:00, -070000 or -07:00:00."""
+    """How far a zone is ahead of UTC: Z, -07, -0700, -07:00, -070000 or -07:00:00."""
     digits = text[1:].replace(b":", b"").ljust(6, b"0")
     ahead = timedelta(hours=int(digits[:2]), minutes=int(digits[2:4]), seconds=int(digits[4:]))
     return -ahead if text[:1] == b"-" else ahead
 
 
-def offset_of_zone(name: str) -> timedelta:
+def offset_of_zone(name: bytes) -> timedelta:
     """How far the zone of this name is ahead of UTC if it is a local one; of others Go, too, takes 0."""
-    if name in time.tzname:
-        return timedelta(seconds=-(time.altzone if time.tzname.index(name) else time.timezone))
-    return timedelta()
+    names = [local.encode() for local in time.tzname]
+    if name == b"UTC" or name not in names:
+        return timedelta()
+    return timedelta(seconds=-(time.altzone if names.index(name) else time.timezone))

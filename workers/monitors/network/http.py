@@ -129,9 +129,7 @@ class HttpMonitor(Monitor[HttpOptions]):
         yield CODE(answer.status)
         reason, message = verdict(self.options, answer)
         yield UP(float(not reason))
-        yield condition.when(
-            bool(reason), f"{self.options.url}: {message}", self.options.reason or reason
-        )
+        yield condition.when(bool(reason), f"{self.options.url}: {message}", self.options.reason or reason)
 
 
 def verdict(options: HttpOptions, answer: Answer) -> tuple[str, str]:

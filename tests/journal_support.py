@@ -1,0 +1,94 @@
+"""A real journald of the test's own: in a mount namespace where /run is empty, writing to a folder of the test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests_support import eventually
+
+JOURNALD = "/usr/lib/systemd/systemd-journald"
+SET_UP = """
+mount -t tmpfs tmpfs /run
+mkdir -p /run/systemd/journald.conf.d /run/log /run/systemd/journal
+mount --bind "$1" /run/log
+cat > /run/systemd/journald.conf.d/test.conf <<END
+[Journal]
+Storage=volatile
+RateLimitBurst=0
+ReadKMsg=no
+Audit=no
+RuntimeMaxUse=200M
+LineMax=4M
+END
+exec "$2"
+"""
+LARGEST_DATAGRAM = 100_000
+
+
+class Journal:
+    """The journal, and how to write to it by journald's native protocol; https://systemd.io/JOURNAL_NATIVE_PROTOCOL."""
+
+    def __init__(self, folder: Path, pid: int) -> None:
+        self.root = folder
+        self.folder = folder / "journal"
+        self.pid = pid
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    def connect(self) -> bool:
+        """Whether journald takes entries."""
+        try:
+            self.socket.connect(f"/proc/{self.pid}/root/run/systemd/journal/socket")
+        except OSError:
+            return False
+        return True
+
+    def write(self, message: str | bytes | None, **fields: str) -> None:
+        """One entry."""
+        data = b"".join(f"{name}={value}\n".encode() for name, value in fields.items())
+        if message is not None:
+            raw = message.encode() if isinstance(message, str) else message
+            data += b"MESSAGE\n" + struct.pack("<Q", len(raw)) + raw + b"\n"
+        if len(data) < LARGEST_DATAGRAM:
+            self.socket.send(data)
+            return
+        memory = os.memfd_create("entry", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+        os.write(memory, data)
+        socket.send_fds(self.socket, [b""], [memory])
+        os.close(memory)
+
+    def write_lines(self, lines: Iterable[str]) -> None:
+        """Entries with these messages."""
+        for line in lines:
+            self.write(line, PRIORITY="6", SYSLOG_IDENTIFIER="test")
+
+    def tell(self, *options: str) -> None:
+        """Let journalctl do something with it, such as --rotate."""
+        namespace = ["nsenter", f"--mount=/proc/{self.pid}/ns/mnt"]
+        subprocess.run([*namespace, "journalctl", *options], check=True, capture_output=True)
+
+
+@contextmanager
+def private_journal() -> Iterator[Journal]:
+    """A running journald and its journal."""
+    folder = Path(tempfile.mkdtemp(prefix="nd-journal-"))
+    unshare = ["unshare", "--mount", "--propagation", "private"]
+    process = subprocess.Popen([*unshare, "sh", "-ec", SET_UP, "sh", str(folder), JOURNALD])
+    journal = Journal(folder, process.pid)
+    try:
+        eventually("journald listens", lambda: process.poll() is None and journal.connect())
+        journal.write("the journal begins")
+        eventually("journald writes", lambda: list(folder.glob("journal/*/*.journal")))
+        yield journal
+    finally:
+        journal.socket.close()
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder)
