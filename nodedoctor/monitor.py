@@ -177,6 +177,11 @@ class Monitor(ABC, Generic[O]):
         return cls.events
 
     @classmethod
+    def capabilities_of(cls, options: O) -> tuple[str, ...]:  # noqa: ARG003 - for subclasses
+        """What its process keeps as root with `options`; overridden where they need less than `capabilities`."""
+        return cls.capabilities
+
+    @classmethod
     def metrics_of(cls, name: str, options: O) -> tuple[Gauge, ...]:  # noqa: ARG003 - for subclasses
         """The metrics that a monitor called `name` with `options` may export; overridden where they depend on it."""
         return cls.metrics

@@ -41,6 +41,11 @@ class MonitorSpec(msgspec.Struct, frozen=True):
         return self.kind.metrics_of(self.name, self.options)
 
     @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What this monitor's process keeps as root."""
+        return self.kind.capabilities_of(self.options)
+
+    @property
     def metrics_reporting(self) -> bool:
         """Whether what it finds counts in Node Problem Detector's metrics; it does unless its options say otherwise."""
         return bool(getattr(self.options, "metrics_reporting", True))

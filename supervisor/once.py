@@ -46,7 +46,7 @@ def begin(spec: MonitorSpec) -> Running:
             die_with_parent(parent)
             os.setpgid(0, 0)
             os.close(read)
-            keep_capabilities(spec.kind.capabilities)
+            keep_capabilities(spec.capabilities)
             send(write, encoder.encode(check_once(spec)))
             code = 0
         finally:

@@ -14,8 +14,8 @@ def agent(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
     """Starts agents; ends them, and fails if one has left a process behind."""
     started: list[Agent] = []
 
-    def start(monitors: str = "[]", **settings: str) -> Agent:
-        one = Agent(tmp_path / f"a{len(started)}", monitors, settings)
+    def start(monitors: str = "[]", *words: str, **settings: str) -> Agent:
+        one = Agent(tmp_path / f"a{len(started)}", monitors, settings, words)
         started.append(one)
         return one
 

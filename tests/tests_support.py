@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,10 @@ def eventually(what: str, true: Callable[[], Any], patience: float = PATIENCE) -
 class Agent:
     """A supervisor in a subprocess, with all its workers."""
 
-    def __init__(self, folder: Path, monitors: str, settings: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, monitors: str, settings: dict[str, str], words: Sequence[str] = ()
+    ) -> None:
+        """Start it in `folder`; `words` are further arguments."""
         folder.mkdir(mode=0o755)
         self.run_dir, self.state_dir = folder / "run", folder / "state"
         self.http_port, self.metrics_port = free_port(), free_port()
@@ -65,7 +68,17 @@ class Agent:
         folders = ["--run-dir", str(self.run_dir), "--state-dir", str(self.state_dir)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "nodedoctor", "run", "--config", str(self.config), *flags, *folders],
+                [
+                    sys.executable,
+                    "-m",
+                    "nodedoctor",
+                    "run",
+                    "--config",
+                    str(self.config),
+                    *flags,
+                    *folders,
+                    *words,
+                ],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

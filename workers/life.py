@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 def run_monitor(place: Place, spec: MonitorSpec) -> None:
     """Be the worker of the monitor `spec` until SIGTERM; the target of a fork."""
     become(place)
-    keep_capabilities(spec.kind.capabilities)
+    keep_capabilities(spec.capabilities)
     limit_memory(place.memory.hard)
     # Several contexts' worth of default threads cost memory in each of many workers: one does.
     context = zmq.Context(io_threads=1)

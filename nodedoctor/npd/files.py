@@ -100,11 +100,7 @@ class SystemLogFile(MonitorFile, frozen=True):
         if self.plugin == "filelog":
             yield from self.file_misfits()
         elif self.skip_list:
-            yield (
-                ("skipList",),
-                f"NPD honours it with filelog only, and this is {self.plugin}; leave it out",
-                (),
-            )
+            yield ("skipList",), f"NPD honours it with filelog only, not with {self.plugin}; leave it out", ()
 
     def file_misfits(self) -> Iterator[Misfit]:
         """Yield what is wrong with how a file is to be read."""
@@ -310,7 +306,7 @@ def parse_npd(name: str, text: str) -> NpdFile:
         raise ConfigurationError(decoder.faults)
     for path, what in file.oddities():
         decoder.note(path, what)
-    return msgspec.structs.replace(file, notes=tuple(decoder.notes))
+    return msgspec.structs.replace(file, notes=tuple(dict.fromkeys(decoder.notes)))
 
 
 def kind_of_file(name: str, data: Any) -> type[Any]:  # noqa: ANN401 - whatever the file holds
@@ -340,11 +336,8 @@ def kind_of_file(name: str, data: Any) -> type[Any]:  # noqa: ANN401 - whatever 
 
 def why_no_map(data: object) -> str:
     """Why a file that holds `data` and no map is none of a monitor."""
-    if (
-        isinstance(data, list)
-        and data
-        and all(isinstance(item, Members) and "moduleName" in item for item in data)
-    ):
+    items = data if isinstance(data, list) else ()
+    if items and all(isinstance(item, Members) and "moduleName" in item for item in items):
         return "lists kernel modules for osFeature.knownModulesConfigPath of a stats file; expected that file"
     return f"found {shown(data)}, expected a map"
 

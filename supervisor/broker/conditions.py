@@ -10,6 +10,7 @@ from nodedoctor.bus.messages import ConditionView
 from nodedoctor.types import Condition, ConditionStatus, Severity
 
 UNKNOWN = ConditionStatus.UNKNOWN
+NOT_YET_OBSERVED = "NotYetObserved"
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -38,7 +39,7 @@ class Held:
         self.uncertain: Shown | None = None
         self.heard_at = 0.0
         self.updated = wall
-        self.unobserved = Shown(UNKNOWN, "NotYetObserved", f"waiting for the first check of {monitor}")
+        self.unobserved = Shown(UNKNOWN, NOT_YET_OBSERVED, f"waiting for the first check of {monitor}")
         self.view = self.viewed(self.unobserved, transition=wall)
 
     def on_report(self, condition: Condition, now: float, wall: datetime) -> None:
@@ -76,7 +77,7 @@ class Held:
         last = self.view.last_transition_time
         if shown.status is self.view.status:
             return last
-        if shown.since and (self.view.reason == self.unobserved.reason or shown.since > last):
+        if shown.since and (self.view.reason == NOT_YET_OBSERVED or shown.since > last):
             return shown.since
         return wall
 

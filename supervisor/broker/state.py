@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
@@ -29,7 +30,7 @@ from nodedoctor.types import (
     Severity,
     Status,
 )
-from supervisor.broker.conditions import UNKNOWN, Held, Shown
+from supervisor.broker.conditions import NOT_YET_OBSERVED, UNKNOWN, Held, Shown
 from supervisor.broker.counters import Counters, Histogram
 
 AGENT = "node-doctor"
@@ -304,20 +305,20 @@ class BrokerState:
                 self.counters.problems[view.type, view.reason] += 1
                 if view.monitor not in self.silent:
                     self.counters.reported[view.reason,] += 1
-                yield from self.transition_event(view, view.severity, view.message)
+                yield from self.transition_event(view)
         elif was_bad:
             gone = self.problems.pop(view.type)
             yield f"problem.{view.type}", msgspec.structs.replace(gone, resolved=True)
-            severity = Severity.INFO if view.status is ConditionStatus.FALSE else Severity.WARNING
-            yield from self.transition_event(
-                view, severity, f"{view.type} is now {view.status}: {view.message}"
-            )
+            yield from self.transition_event(view)
+        elif before.status is not view.status and before.reason != NOT_YET_OBSERVED:
+            yield from self.transition_event(view)
 
-    def transition_event(self, view: ConditionView, severity: Severity, message: str) -> Iterator[Message]:
-        """The event that tells of a transition."""
-        return self.on_event(
-            view.monitor, Event(severity, view.reason, message or view.type, view.last_update_time)
-        )
+    def transition_event(self, view: ConditionView) -> Iterator[Message]:
+        """The event that tells of a transition, in the words of Node Problem Detector."""
+        severity = view.severity if view.status is ConditionStatus.TRUE else Severity.INFO
+        what = f"Node condition {view.type} is now: {view.status}, reason: {view.reason}"
+        text = f"{what}, message: {json.dumps(view.message, ensure_ascii=False)}"
+        return self.on_event(view.monitor, Event(severity, view.reason, text, view.last_update_time))
 
     def monitor_failing(self, _now: float) -> Shown:
         """Monitors whose check raised."""

@@ -387,6 +387,14 @@ def test_logs_that_are_named_by_the_day_are_read_in_order(path: Path, log: FileL
     ]
 
 
+def test_many_empty_files_hide_nothing(path: Path, log: FileLog) -> None:
+    for _ in range(2 * MOST_OPEN):
+        rotate(path)
+        path.touch()
+    write(path, "last\n")
+    assert read(log) == [b"last"]
+
+
 def test_files_that_were_written_at_the_same_time_are_told_apart_by_their_names(
     path: Path, follow: Follow
 ) -> None:

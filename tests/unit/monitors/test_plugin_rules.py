@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import resource
 import select
 import time
 from collections.abc import Callable, Iterator
@@ -272,6 +273,22 @@ def test_what_can_not_be_started_is_unknown_and_says_which_and_why(tmp_path: Pat
     assert "plugin_exit_code IsBroken" not in metrics(status)
 
 
+def test_a_node_without_descriptors_is_no_reason_to_fail(
+    script: Callable[..., Path], follow: Callable[..., Followed]
+) -> None:
+    path = script("exit 0")
+    one = follow(rules=[{"reason": "R", "path": str(path), "invokeInterval": "20ms"}])
+    bounds = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, bounds[1]))
+    try:
+        while not one.events:
+            one.look()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, bounds)
+    assert one.events[0].message == f"Error in starting plugin: {path}: Too many open files"
+    one.until(lambda: one.monitor.runs["R", Result.OK] >= 2)
+
+
 def test_a_user_that_there_is_not_is_said(script: Callable[..., Path]) -> None:
     if os.geteuid() != 0:
         assert os.environ.get("CI") != "true"
@@ -498,18 +515,18 @@ def test_an_end_in_the_middle_leaves_no_process_and_no_descriptor(script: Callab
     assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
-def test_many_runs_leave_no_descriptor_and_no_process(
-    script: Callable[..., Path], follow: Callable[..., Followed]
-) -> None:
+def test_many_runs_leave_no_descriptor_and_no_process(script: Callable[..., Path]) -> None:
+    before = sorted(Path("/proc/self/fd").iterdir())
     rules = [
         {"reason": "Ends", "path": str(script("exit 1", "ends")), "invokeInterval": "10ms"},
         {"reason": "Is not there", "path": "/nonexistent", "invokeInterval": "10ms"},
     ]
-    one = follow(rules=rules)
-    one.until(lambda: one.runs("Ends") and not one.monitor.running)
-    before = sorted(Path("/proc/self/fd").iterdir())
-    one.until(lambda: one.runs("Ends") >= 30 and not one.monitor.running)
+    one = Followed(spec_of(rules=rules))
+    one.until(lambda: one.runs("Ends") >= 30)
+    one.monitor.close()
     assert sorted(Path("/proc/self/fd").iterdir()) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
 
 
 def test_stderr_is_logged_when_it_has_changed(

@@ -195,7 +195,7 @@ def test_what_is_given_as_nothing_is_as_if_it_were_not_given(text: str) -> None:
 
 def test_an_object_that_was_read_does_not_change() -> None:
     with pytest.raises(AttributeError):
-        parse_npd("f", log()).source = "x"  # type: ignore[misc]
+        parse_npd("f", log()).notes = ()  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -393,6 +393,11 @@ def test_two_maps_under_one_key_are_put_together_as_go_does_it() -> None:
     assert file.notes == ("pluginConfig: is given more than once; the last one counts",)
 
 
+def test_what_is_noted_is_noted_once() -> None:
+    text = '{"plugin": "kmsg", ' + ", ".join(['"source": "x"'] * 1000) + "}"
+    assert notes(text) == ["source: is given more than once; the last one counts"]
+
+
 def test_each_value_under_a_key_that_comes_twice_must_be_right() -> None:
     assert fault('{"plugin": "kmsg", "bufferSize": "x", "bufferSize": 5}').startswith("bufferSize: found 'x'")
 
@@ -458,7 +463,7 @@ def test_a_file_for_none_of_the_three_kinds_is_refused_with_the_reason(text: str
         pytest.param(log(delay="-5s"), "delay: found '-5s', expected 0 or more", id="delay"),
         pytest.param(
             log(skipList=["x"]),
-            "skipList: NPD honours it with filelog only, and this is kmsg;",
+            "skipList: NPD honours it with filelog only, not with kmsg;",
             id="skipList",
         ),
         pytest.param(
@@ -845,7 +850,7 @@ def test_what_is_no_file_of_bearable_size_is_refused(
     assert expected in refused.value.faults[0]
 
 
-@pytest.mark.parametrize("unit", ["[", "[[[]", '{"a":', '{"plugin":"kmsg","rules":['])
+@pytest.mark.parametrize("unit", ["[", "[[],", '{"a":', '{"plugin":"kmsg","rules":['])
 def test_nesting_is_refused_however_deep_it_is(tmp_path: Path, unit: str) -> None:
     """In a process of its own: what goes wrong here is the end of the interpreter, not an exception."""
     text = (unit * 1_000_000)[: 1 << 20]

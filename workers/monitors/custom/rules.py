@@ -89,7 +89,7 @@ class PluginRulesOptions(Options, frozen=True):
     """What to run, how often, and how to read it."""
 
     invoke_interval: Duration = "30s"
-    """From one run of a rule to its next."""
+    """From one run of a rule to its next; the monitor's own interval says how often it reports what has not changed."""
     plugin_timeout: Duration = "5s"
     """After it a program and everything that it started are killed."""
     max_output_length: Annotated[int, Meta(ge=0)] = 80

@@ -214,7 +214,7 @@ class FileLog(Source):
             self.lost += file.skip()
             return []
         # Asked before it is read: what its writer wrote before it went over to the next file is found now.
-        ended = file.status.st_nlink == 0 or any(later.status.st_size for later in list(self.files)[1:])
+        ended = self.has_ended(file)
         before = file.offset, file.tail
         texts = file.take(limit)
         if texts or before != (file.offset, file.tail):
@@ -227,6 +227,19 @@ class FileLog(Source):
         self.files.popleft().close()
         self.is_watched = False
         return texts
+
+    def has_ended(self, file: LogFile) -> bool:
+        """Whether nobody writes to it any more: it is deleted, or what followed it is written to.
+
+        A program may write to a renamed file until it is told to open its log again. When there are many newer ones,
+        it has been told.
+        """
+        newer = [later for later in self.files if later is not file]
+        return (
+            file.status.st_nlink == 0
+            or len(self.files) >= MOST_OPEN
+            or any(later.status.st_size for later in newer)
+        )
 
     def look(self) -> None:
         """Open what has become the log, and be told of what is to come.

@@ -103,6 +103,11 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
         own = [EventReason(r.told_reason, r.told_severity) for r in options.all_rules() if not r.condition]
         return (*cls.events, *dict.fromkeys(own))
 
+    @classmethod
+    def capabilities_of(cls, options: LogPatternOptions) -> tuple[str, ...]:
+        """The one that the log needs."""
+        return ("CAP_SYSLOG",) if options.source == "kmsg" else ("CAP_DAC_READ_SEARCH",)
+
     def fileno(self) -> int | None:
         """What the log wakes us by, once it is open."""
         return self.source.fileno() if self.source else None
