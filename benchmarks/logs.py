@@ -21,7 +21,7 @@ from workers.monitors.logs.rules import rule_set
 Write = Callable[[list[str]], None]
 """Appends lines to a log."""
 SECONDS = 3
-SERIES = 'events_total{monitor="log",severity="warning",reason="Bench"}'
+SERIES = 'events_total{monitor="log",reason="Bench",severity="warning"}'
 TEXT = "usb 1-1.{0}: new high-speed USB device number {0} using xhci_hcd, idVendor=0x1d6b, bcdDevice= 6.{0}"
 DEVICES = ("nvme", "mce", "edac", "thermal", "xfs", "btrfs", "nfs", "md", "scsi", "iwlwifi")
 
@@ -52,8 +52,7 @@ def write_kmsg(lines: list[str]) -> None:
     """Lines for the kernel's log, which takes ten from one open file before it limits their rate (printk_devkmsg)."""
     for first in range(0, len(lines), 10):
         with Path("/dev/kmsg").open("wb", buffering=0) as kernel:
-            for line in lines[first : first + 10]:
-                kernel.write(f"<6>{line}\n".encode())
+            kernel.writelines(f"<6>{line}\n".encode() for line in lines[first : first + 10])
 
 
 @contextmanager
@@ -78,7 +77,7 @@ def logs(name: str) -> Iterator[tuple[dict[str, object], Write]]:
 
 def cpu_of(agent: Agent, *, children: bool) -> float:
     """CPU seconds of the monitor's process; with `children` also of the programs that it runs."""
-    worker = psutil.Process(agent.worker("monitor log"))
+    worker = psutil.Process(agent.monitor("log")["pid"])
     own = sum(worker.cpu_times()[:2])
     return own + sum(sum(child.cpu_times()[:2]) for child in worker.children()) if children else own
 
@@ -142,7 +141,7 @@ def memory() -> None:
         with running(monitor(number, {"source": "kmsg"})) as agent:
             write_kmsg([TEXT.format(i) for i in range(1000)])
             time.sleep(2)
-            sizes[number] = psutil.Process(agent.worker("monitor log")).memory_full_info().uss / 2**20
+            sizes[number] = psutil.Process(agent.monitor("log")["pid"]).memory_full_info().uss / 2**20
     for number in (40, 400):
         show(f"memory of {number} rules", f"{sizes[number] - sizes[1]:.2f} MB")
 

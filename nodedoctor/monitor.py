@@ -64,6 +64,8 @@ class ConditionType(msgspec.Struct, frozen=True):
         latched: The monitor holds this state itself, from what happened once: the thresholds in a row, which ask
             for the same finding several times, do not apply.
         reasons: All the reasons that it may have while it is True, where `reason` is not the only one.
+        unknown_is_found: Unknown is what the monitor has found and is told at once, not a failure to look, while which
+            the last verdict is held.
     """
 
     type: str
@@ -74,6 +76,7 @@ class ConditionType(msgspec.Struct, frozen=True):
     warning_reason: str = ""
     latched: bool = False
     reasons: tuple[str, ...] = ()
+    unknown_is_found: bool = False
 
     def when(self, bad: bool, message: str, reason: str = "") -> Finding:  # noqa: FBT001 - it reads as a sentence
         """One subject is bad, as `message` says, or is fine (then the message is not used)."""

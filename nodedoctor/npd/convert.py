@@ -46,7 +46,8 @@ def convert(paths: Iterable[Path]) -> Conversion:
             faults += error.faults
             continue
         drafts += [draft for draft in made if not joined(drafts, draft)]
-        notes += [*file.notes, *(f"{path}: {note}" for draft in made for note in draft.notes)]
+        own = (*file.notes, *(note for draft in made for note in draft.notes))
+        notes += [f"{path}: {note}" for note in own]
     if faults:
         raise ConfigurationError(faults)
     taken: set[str] = set()

@@ -122,7 +122,7 @@ class SystemLogFile(MonitorFile, frozen=True):
         for index, rule in enumerate(self.rules):
             yield from rule_notes(rule, index)
             if rule.type == "permanent" and rule.condition not in known:
-                what = f"{shown(rule.condition)} is not in conditions, so the rule does nothing"
+                what = f"{shown(rule.condition)} is not in conditions: NPD does nothing then, here it is set"
                 yield ("rules", index, "condition"), what
             for note in pattern_notes(rule.pattern, self.buffer_size):
                 yield ("rules", index, "pattern"), note

@@ -11,6 +11,7 @@ from nodedoctor.types import Condition, ConditionStatus, Severity
 
 UNKNOWN = ConditionStatus.UNKNOWN
 NOT_YET_OBSERVED = "NotYetObserved"
+NO_FINDING = (NOT_YET_OBSERVED, "NotChecked")
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -27,11 +28,15 @@ class Held:
     """The state of one condition, which one monitor writes.
 
     Lost observability neither sets nor clears a problem: the last certain verdict is shown for `hold` seconds after
-    it was last confirmed, whether its monitor is silent or can't tell; then the condition is Unknown.
+    it was last confirmed, whether its monitor is silent or can't tell; then the condition is Unknown. With
+    `unknown_is_found` an Unknown of the monitor is a verdict like others, unless it has not looked yet.
     """
 
-    def __init__(self, kind: str, monitor: str, hold: float, wall: datetime) -> None:
+    def __init__(
+        self, kind: str, monitor: str, hold: float, wall: datetime, *, unknown_is_found: bool = False
+    ) -> None:
         self.kind = kind
+        self.unknown_is_found = unknown_is_found
         self.monitor = monitor
         self.hold = hold
         self.certain: Shown | None = None
@@ -48,7 +53,8 @@ class Held:
             condition.status, condition.reason, condition.message, condition.severity, condition.since
         )
         self.heard_at, self.updated = now, wall
-        if condition.status is UNKNOWN:
+        found = self.unknown_is_found and condition.reason not in NO_FINDING
+        if condition.status is UNKNOWN and not found:
             self.uncertain = said
         else:
             self.certain, self.certain_at, self.uncertain = said, now, None

@@ -86,9 +86,15 @@ class BrokerState:
         self.workers: dict[str, WorkerRecord] = {}
         self.kinds = {spec.name: tuple(kind.type for kind in spec.conditions) for spec in roster.monitors}
         self.held = {
-            kind: Held(kind, name, self.monitors[name].hold, wall)
-            for name, kinds in self.kinds.items()
-            for kind in kinds
+            kind.type: Held(
+                kind.type,
+                spec.name,
+                self.monitors[spec.name].hold,
+                wall,
+                unknown_is_found=kind.unknown_is_found,
+            )
+            for spec in roster.monitors
+            for kind in spec.conditions
         }
         self.agents_own: dict[str, Callable[[float], Shown]] = {
             "MonitorFailing": self.monitor_failing,

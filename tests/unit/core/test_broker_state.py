@@ -19,6 +19,7 @@ from nodedoctor.types import (
     Severity,
     Status,
 )
+from supervisor.broker.conditions import Held
 from supervisor.broker.snapshot import snapshot_of
 from supervisor.broker.state import BrokerState, Message
 from workers.resources import Usage
@@ -293,3 +294,104 @@ def test_a_transition_message_holds_the_whole_condition() -> None:
     ((_, view), *_) = node.says(FALSE, 3)
     assert isinstance(view, ConditionView)
     assert (view.type, view.status, view.monitor) == ("AUnhealthy", FALSE, "a")
+
+
+def test_an_unknown_that_was_found_is_told_at_once_and_one_before_the_first_look_is_not() -> None:
+    held = Held("X", "a", 30.0, wall(0), unknown_is_found=True)
+    for now, status, reason, shown in (
+        (0.0, TRUE, "Bad", TRUE),
+        (1.0, UNKNOWN, "NotYetObserved", TRUE),
+        (2.0, UNKNOWN, "Timeout", UNKNOWN),
+        (3.0, FALSE, "Fine", FALSE),
+    ):
+        held.on_report(Condition("X", status, reason, "", wall(now)), now, wall(now))
+        assert held.effective(now).status is shown
+
+
+def test_every_change_of_a_status_is_an_event_but_the_first_all_clear() -> None:
+    node = Node()
+    steps = [(FALSE, 0), (TRUE, 10), (FALSE, 20), (UNKNOWN, 30), (FALSE, 70)]
+    told = [
+        (event.severity, event.message)
+        for status, now in steps
+        for topic, event in [*node.says(status, now), *node.state.on_tick(now + 0.5, wall(now + 0.5))]
+        if topic == "event.a"
+    ]
+    assert told == [
+        (Severity.ERROR, 'Node condition AUnhealthy is now: True, reason: Because, message: "text"'),
+        (Severity.INFO, 'Node condition AUnhealthy is now: False, reason: Because, message: "text"'),
+    ]
+    late = [event for topic, event in node.state.on_tick(200, wall(200)) if topic == "event.a"]
+    assert [event.severity for event in late] == [Severity.INFO]
+    assert late[0].message.startswith("Node condition AUnhealthy is now: Unknown, reason: MonitorStale")
+
+
+LOG = {
+    "rules": [
+        {"name": "oom", "pattern": "x", "reason": "OOMKilling"},
+        {
+            "name": "hung",
+            "pattern": "x",
+            "type": "permanent",
+            "condition": "KernelDeadlock",
+            "reason": "DockerHung",
+        },
+        {
+            "name": "aufs",
+            "pattern": "x",
+            "type": "permanent",
+            "condition": "KernelDeadlock",
+            "reason": "AufsHung",
+        },
+    ]
+}
+
+
+def log_node(**options: bool) -> BrokerState:
+    """A broker's state with one monitor of a log."""
+    entry = MonitorEntry(
+        name="log", type="log-pattern", interval="10s", timeout="1s", config={**LOG, **options}
+    )
+    config = Config(api_version="node-doctor.io/v1alpha1", kind="NodeDoctorConfig", monitors=(entry,))
+    return BrokerState(roster_of(config, "n1"), "1.0", 1, 0.0, wall(0))
+
+
+def npd(state: BrokerState) -> dict[str, float]:
+    """Node Problem Detector's series by the values of their labels."""
+    families = snapshot_of(state, 1, wall(1), Usage(0, 0, 0.0), 0).npd_families
+    return {
+        " ".join(sample.labels.values()): sample.value for family in families for sample in family.samples
+    }
+
+
+def log_says(state: BrokerState, now: float, reason: str, *events: Event) -> None:
+    """The condition holds for `reason`, or does not if there is none; and these events."""
+    status = TRUE if reason else FALSE
+    condition = Condition("KernelDeadlock", status, reason or "NotInLog", "", wall(now), Severity.ERROR)
+    state.on_status(Status("log", 1, 1, wall(now), Result.OK, 0.0, (condition,), events), now, wall(now))
+
+
+def test_node_problem_detectors_metrics_are_there_from_the_start_and_count_as_it_does() -> None:
+    state = log_node()
+    held = {"KernelDeadlock DockerHung": 0, "KernelDeadlock AufsHung": 0}
+    zero = {"OOMKilling": 0, "DockerHung": 0, "AufsHung": 0, "LogLinesLost": 0}
+    own = {kind: value for kind, value in npd(state).items() if kind in {**held, **zero}}
+    assert own == {**held, **zero}
+    events = [Event(Severity.WARNING, "OOMKilling", "x", wall(1), count) for count in (1, 4)]
+    log_says(state, 1, "DockerHung", *events)
+    log_says(state, 2, "DockerHung")
+    counted = npd(state)
+    assert (counted["OOMKilling"], counted["DockerHung"], counted["KernelDeadlock DockerHung"]) == (5, 1, 1)
+    log_says(state, 3, "AufsHung")
+    counted = npd(state)
+    assert [counted[k] for k in (*held, "DockerHung", "AufsHung")] == [0, 1, 1, 1]
+    log_says(state, 4, "")
+    counted = npd(state)
+    assert [counted[k] for k in (*held, "DockerHung", "AufsHung")] == [0, 0, 1, 1]
+
+
+def test_who_reports_no_metrics_is_not_counted_as_node_problem_detector_does() -> None:
+    state = log_node(metricsReporting=False)
+    log_says(state, 1, "DockerHung", Event(Severity.WARNING, "OOMKilling", "x", wall(1)))
+    assert not {"OOMKilling", "DockerHung", "KernelDeadlock DockerHung"} & npd(state).keys()
+    assert state.counters.problems["KernelDeadlock", "DockerHung"] == 1

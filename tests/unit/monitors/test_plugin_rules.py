@@ -18,7 +18,7 @@ import psutil
 import pytest
 from tests_support import Agent, eventually
 
-from nodedoctor.monitor import EventReason
+from nodedoctor.monitor import EventReason, Finding, Host
 from nodedoctor.roster import MonitorSpec
 from nodedoctor.types import Event, Result, Severity, Status
 from workers.command import Completed
@@ -684,3 +684,13 @@ def test_a_rules_result_reaches_the_bus_at_once_and_the_agent_leaves_nothing(
     eventually("the slow one runs", lambda: len(processes(token)) == 2)
     assert one.end() == 0
     assert processes(token) == []
+
+
+def test_a_restart_denies_nothing_that_was_found_before_it(tmp_path: Path) -> None:
+    spec = spec_of(conditions=[BROKEN], rules=[permanent(Path("/bin/false"))])
+    host = Host(state=tmp_path)
+    first, again = (PluginRulesMonitor("plugins", spec.options, host) for _ in range(2))
+    seen = [[item.bad for item in one.check() if isinstance(item, Finding)] for one in (first, again)]
+    assert seen == [[False], [None]]
+    first.close()
+    again.close()

@@ -369,6 +369,7 @@ def test_a_fault_brings_no_others_with_it() -> None:
             '{"plugin": "kmsg", "source": "x", "Source": "y"}', "y", id="twice, the first one exact"
         ),
         pytest.param('{"plugin": "kmsg", "source": "x", "source": null}', "x", id="null changes nothing"),
+        pytest.param('{"plugin": "kmsg", "source": "x", "plugin": null}', "x", id="null is no other plugin"),
         pytest.param(
             '{"plugin": "kmsg", "source": "\\ud800\\ud83d\\ude00"}', "\ufffd😀", id="half a character"
         ),
@@ -602,6 +603,7 @@ def test_what_npd_refuses_or_gets_wrong_is_refused(text: str, expected: str) -> 
         pytest.param(log(rule(pattern="a(?i)b")), id="flags in the middle"),
         pytest.param(log(rule(pattern="fatal$")), id="tied to the end twice"),
         pytest.param(log(rule(patternGeneratedMessageSuffix="see the wiki")), id="a suffix"),
+        pytest.param(log(rule(pattern="^foo"), bufferSize=1), id="the start of the one line"),
         pytest.param(log(logPath="/dev/kmsg"), id="the kernel's log, named"),
         pytest.param(
             '{"net": {"metricsConfigs": {}, "excludeInterfaceRegexp": ""}}', id="no interface left out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import select
@@ -99,7 +100,7 @@ class PluginRulesOptions(Options, frozen=True):
     message_change_updates: bool = False
     """While a condition is True: whether a rule's new message takes the place of its first one."""
     skip_initial_status: bool = False
-    """Whether a condition is Unknown, and not False, until its rules have run for the first time."""
+    """Whether a condition is Unknown, and not False, until its rules have run for the first time since the boot."""
     user: str = "nobody"
     """Whom to run them as when the agent is root; else they run as the agent."""
     environment: dict[str, str] = {}
@@ -240,6 +241,8 @@ class PluginRulesMonitor(Monitor[PluginRulesOptions]):
     def __init__(self, name: str, options: PluginRulesOptions, host: Host | None = None) -> None:
         super().__init__(name, options, host)
         self.declared = self.conditions_of(name, options)
+        if self.ran_before():
+            options = msgspec.structs.replace(options, skip_initial_status=True)
         self.tasks = {rule.label: Task(rule, options, time.monotonic()) for rule in options.rules}
         self.running: dict[str, Running] = {}
         self.ends = select.epoll()
@@ -258,6 +261,19 @@ class PluginRulesMonitor(Monitor[PluginRulesOptions]):
         """The events of the temporary rules."""
         own = [EventReason(rule.reason) for rule in options.rules if rule.type == "temporary"]
         return tuple(dict.fromkeys(own))
+
+    def ran_before(self) -> bool:
+        """Whether an earlier process has run since the boot: what it found must not be denied by a default."""
+        if self.host.state is None:
+            return False
+        file = self.host.state / f"plugins-{self.name}.boot"
+        boot = (self.host.proc / "sys/kernel/random/boot_id").read_text()
+        with contextlib.suppress(OSError):
+            if file.read_text() == boot:
+                return True
+        with contextlib.suppress(OSError):  # a full or read-only disk is reported by others
+            file.write_text(boot)
+        return False
 
     def fileno(self) -> int:
         """Has input when a run has ended."""
@@ -372,6 +388,7 @@ def condition_type(default: DefaultCondition, rules: Sequence[PluginRule]) -> Co
         severity=Severity.WARNING,
         latched=True,
         reasons=reasons,
+        unknown_is_found=True,
     )
 
 

@@ -193,7 +193,7 @@ class FileLog(Source):
             OSError: reading fails, and has given no line before.
         """
         texts: list[bytes] = []
-        self.more = True
+        self.more, is_full = True, self.is_full
         try:
             for _ in range(CHUNKS_AT_ONCE):
                 if not self.more or not self.files or len(texts) >= limit:
@@ -205,6 +205,8 @@ class FileLog(Source):
             self.more = bool(texts)
             if not texts:
                 raise
+        # There may be files for which there was no room.
+        self.more = self.more or is_full
         return texts
 
     def next_texts(self, limit: int) -> list[bytes]:
@@ -228,6 +230,11 @@ class FileLog(Source):
         self.is_watched = False
         return texts
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many files are open as may be."""
+        return len(self.files) >= MOST_OPEN
+
     def has_ended(self, file: LogFile) -> bool:
         """Whether nobody writes to it any more: it is deleted, or what followed it is written to.
 
@@ -235,11 +242,7 @@ class FileLog(Source):
         it has been told.
         """
         newer = [later for later in self.files if later is not file]
-        return (
-            file.status.st_nlink == 0
-            or len(self.files) >= MOST_OPEN
-            or any(later.status.st_size for later in newer)
-        )
+        return file.status.st_nlink == 0 or self.is_full or any(later.status.st_size for later in newer)
 
     def look(self) -> None:
         """Open what has become the log, and be told of what is to come.
@@ -254,7 +257,7 @@ class FileLog(Source):
                 self.watch()
             if self.inotify:
                 self.inotify.drain()
-            opened = len(self.files) < MOST_OPEN and self.open_new()
+            opened = not self.is_full and self.open_new()
         if not self.files:
             raise Undetermined(f"{self.path} does not exist; it is read as soon as it does", "LogNotFound")
 
