@@ -353,6 +353,19 @@ def test_a_log_that_was_rotated_and_compressed_is_read_to_its_end(path: Path, lo
     assert read(log) == [b"a", b"b", b"c"]
 
 
+def test_what_followed_a_log_that_is_gone_is_found(path: Path, log: FileLog) -> None:
+    rotate(path)
+    write(path, "old\n")
+    assert read(log) == [b"old"]
+    write(path, "a\n")
+    rotate(path)
+    write(path, "b\n")
+    rotate(path)
+    path.with_name("app.log.2").unlink()
+    write(path, "c\n")
+    assert read(log) == [b"a", b"b", b"c"]
+
+
 @pytest.mark.parametrize("times", [2, 3, MOST_OPEN, 3 * MOST_OPEN])
 def test_a_log_may_be_rotated_many_times_between_two_looks(path: Path, follow: Follow, times: int) -> None:
     write(path, "read before\n")
@@ -445,8 +458,10 @@ def test_a_log_that_is_moved_away_is_followed_until_there_is_a_new_one(path: Pat
 
 def test_a_log_that_is_deleted_is_missed_and_read_again_when_it_is_back(path: Path, log: FileLog) -> None:
     write(path, "a\n", "b")
+    place = FilePlace(path.stat().st_ino, 3, b"a\nb".hex())
     path.unlink()
     assert [line.text for line in log.read(10)] == [b"a", b"b"]
+    assert log.place() == place
     for _ in range(2):
         assert missing(log)
         assert log.wake_after() == 10
@@ -750,10 +765,8 @@ def test_a_log_that_comes_into_being_is_told(path: Path, follow: Follow) -> None
     log = follow()
     assert missing(log)
     assert not told(log, 0)
-    other = path.with_name("other")
+    other = path.parent.with_name("other")
     write(other, "a\n")
-    read_once = missing(log)
-    assert read_once
     assert not told(log, 0)
     other.rename(path)
     assert told(log, 10)
@@ -870,18 +883,45 @@ def test_a_link_to_a_log_is_followed_to_the_next_one(tmp_path: Path, follow: Fol
     (folders[0] / "0.log").rename(folders[0] / "0.log.20260101-120000")
     write(folders[0] / "0.log", "c\n")
     (folders[0] / "0.log").rename(folders[0] / "0.log.20260101-120001")
-    write(folders[0] / "0.log", "d\n")
+    write(folders[1] / "0.log", "d\n")
+    turn(link, folders[1] / "0.log")
+    assert read(log) == [b"b", b"c", b"d"]
     write(folders[1] / "0.log", "e\n")
-    fresh = tmp_path / "fresh"
-    fresh.symlink_to(folders[1] / "0.log")
-    fresh.rename(link)
-    seen = read(log)
-    # Who looks only after the link has changed finds the rotated ones by their names beside the old target.
-    assert seen == [b"b", b"c", b"e"]
-    write(folders[1] / "0.log", "f\n")
     assert told(log, 10)
-    assert read(log) == [b"f"]
+    assert read(log) == [b"e"]
     assert read(follow(log.place(), path=link, since_usec=NEVER)) == []
+
+
+def test_a_log_whose_disk_fails_is_tried_again(tmp_path: Path, follow: Follow) -> None:
+    link, good, better = (tmp_path / name for name in ("link", "good", "better"))
+    write(good, "old\n")
+    link.symlink_to(good)
+    log = follow(path=link)
+    assert read(log) == []
+    write(good, "a\n")
+    turn(link, Path("/proc/self/mem"))
+    good.unlink()
+    # The address 0 of a process can't be read: EIO; proc_pid_mem(5).
+    assert [line.text for line in log.read(10)] == [b"a"]
+    counts = set()
+    for _ in range(3):
+        with pytest.raises(Undetermined, match=f"{link} can't be read: Input/output error") as caught:
+            log.read(10)
+        assert caught.value.reason == "LogUnreadable"
+        assert log.wake_after() == 10
+        assert not told(log, 0)
+        counts.add(descriptors())
+    assert len(counts) == 1
+    write(better, "b\n")
+    turn(link, better)
+    assert read(log) == [b"b"]
+
+
+def turn(link: Path, target: Path) -> None:
+    """Let `link` point to `target`, at once."""
+    fresh = link.with_name("fresh")
+    fresh.symlink_to(target)
+    fresh.rename(link)
 
 
 @pytest.fixture

@@ -649,7 +649,7 @@ def test_what_npd_takes_and_does_is_taken_without_a_word(text: str) -> None:
         pytest.param(log(rule(pattern="a\nb\nc"), bufferSize=2), "it spans 3 lines", id="lines as they are"),
         pytest.param(
             log(rule(type="permanent", condition="Worse")),
-            "rules[0].condition: 'Worse' is not in conditions, so the rule does nothing",
+            "rules[0].condition: 'Worse' is not in conditions: NPD does nothing then, here it is set",
             id="unknown condition",
         ),
         pytest.param(

@@ -104,7 +104,7 @@ class LogFile:
 
     def take_unfinished(self) -> list[bytes]:
         """What the file ends with if that is no newline: nobody is going to write the rest of this line."""
-        rest = b"" if self.within_line else self.ahead()
+        rest = self.ahead()
         self.advance(rest)
         return cleaned([rest] if rest else [])
 
