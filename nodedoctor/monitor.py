@@ -151,8 +151,8 @@ class Monitor(ABC, Generic[O]):
     `events` that it may report, the Linux `capabilities` (capabilities(7)) that its process keeps as root,
     and its default `interval` and `timeout` in seconds.
 
-    A monitor with a `fileno` streams: its worker also calls `check` whenever that descriptor is readable,
-    and `check` then takes what is there without waiting.
+    A monitor with a `fileno` streams: its worker also calls `poll`, and if that says so `check`, whenever that
+    descriptor is readable; both take what is there without waiting.
     """
 
     kind: ClassVar[str]
@@ -201,6 +201,10 @@ class Monitor(ABC, Generic[O]):
     def fileno(self) -> int | None:
         """The descriptor whose input wakes a streaming monitor, or None: it is polled at its interval alone."""
         return None
+
+    def poll(self) -> bool:
+        """Take the input that is there; whether `check` has anything to tell of it. A streaming monitor's hot path."""
+        return True
 
     def wake_after(self) -> float | None:
         """Seconds until `check` is to be called even without input and before its interval is over, or None."""

@@ -99,6 +99,8 @@ class MonitorWorker:
     def check(self, *, due: bool) -> None:
         """Make one check under its deadline; publish it if its tick came or it has news."""
         self.place.slot.begin(self.observer.checks + 1, self.spec.timeout)
+        if not due and not self.observer.poll():
+            return
         status = self.observer.observe()
         if due:
             self.cadence.advance(time.monotonic())

@@ -37,7 +37,8 @@ def monitors(*entries: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "validate", "config show", "check", "monitors", "status", "tap", "probe"]
+    "command",
+    ["run", "validate", "config show", "config convert", "check", "monitors", "status", "tap", "probe"],
 )
 def test_every_command_has_help_with_examples(command: str) -> None:
     done = node_doctor(*command.split(), "--help")
@@ -235,3 +236,35 @@ def test_an_agent_without_privileges_runs_and_says_what_it_lacks(tmp_path: Path)
     assert (told["status"], told["reason"]) == ("Unknown", "PermissionDenied")
     assert "CAP_SYSLOG" in told["message"]
     assert done.returncode in {0, 1}
+
+
+NPD = Path(__file__).parents[1] / "npd/config"
+
+
+def test_node_problem_detectors_files_are_converted_to_what_validate_takes(tmp_path: Path) -> None:
+    files = [str(NPD / f"{name}.json") for name in ("kernel-monitor", "readonly-monitor", "docker-monitor")]
+    done = node_doctor("config", "convert", "--from", "npd", *files)
+    assert (done.returncode, done.stderr) == (0, "")
+    converted = tmp_path / "node-doctor.yaml"
+    converted.write_text(done.stdout)
+    valid = node_doctor("validate", str(converted))
+    assert valid.returncode == 0
+    assert "3 monitors: kernel-monitor, readonly-monitor, docker-monitor" in valid.stdout
+
+
+def test_files_that_can_not_be_converted_are_told_with_all_their_faults(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.json"
+    rules = [{"type": "temporary", "reason": "R", "pattern": "("}, {"type": "sometimes", "pattern": "x"}]
+    broken.write_text(json.dumps({"plugin": "kmsg", "colour": "red", "rules": rules}))
+    for words in (["config", "convert", "--from", "npd", str(broken)], ["run", "--npd-config", str(broken)]):
+        done = node_doctor(*words, "--run-dir", str(tmp_path)) if words[0] == "run" else node_doctor(*words)
+        assert done.returncode == 2
+        for fault in ("colour", "rules[0].pattern", "rules[1].type"):
+            assert f"{broken}: {fault}" in done.stderr
+
+
+def test_check_runs_what_was_converted() -> None:
+    name = str(NPD / "network-problem-monitor.json")
+    done = node_doctor("check", "--npd-config", name, "-o", "json")
+    (row,) = json.loads(done.stdout)
+    assert (row["type"], row["name"]) == ("custom-plugin-rules", "network-custom-plugin-monitor")

@@ -22,6 +22,7 @@ from nodedoctor.types import Event, Metric, utc_now
 from workers.monitors.logs.kmsg import FRAGMENT_WAITS, KernelLog, parse
 from workers.monitors.logs.matching import Matcher
 from workers.monitors.logs.memory import Latched
+from workers.monitors.logs.opening import Clock
 from workers.monitors.logs.options import LogPatternOptions
 from workers.monitors.logs.pattern import LogPatternMonitor
 from workers.monitors.logs.position import Position, boot_id, load, save
@@ -727,3 +728,60 @@ def test_a_position_that_is_a_folder_is_set_aside(
     look(monitor)
     say(f"{token} hello")
     assert look(monitor).messages == ["hello"]
+
+
+@pytest.mark.parametrize(
+    ("uptime", "lookback", "delay", "expected"),
+    [
+        (0, "0s", "0s", 0),
+        (5, "7s", "0s", -5),
+        (5, "3s", "0s", -3),
+        (5, "0s", "7s", 2),
+        (5, "0s", "3s", 0),
+        (10, "6s", "12s", 2),
+        (10, "12s", "7s", -3),
+        (10, "6s", "7s", -3),
+        (10, "2s", "7s", -2),
+    ],
+)
+def test_reading_begins_where_node_problem_detector_begins(
+    uptime: int, lookback: str, delay: str, expected: int
+) -> None:
+    options = LogPatternOptions(lookback=lookback, delay=delay)
+    start = Clock(0, "boot").start_usec(options, None, uptime * 1e6)
+    assert start - uptime * 1_000_000 == expected * 1_000_000
+
+
+def test_a_log_that_was_read_before_is_read_on_wherever_it_was() -> None:
+    options, known = LogPatternOptions(lookback="1m"), Position("another", None)
+    assert Clock(0, "boot").start_usec(options, known, 1e12) < -1e15
+    delayed = LogPatternOptions(lookback="1m", delay="5m")
+    assert Clock(0, "boot").start_usec(delayed, known, 1e12) == 300_000_000
+
+
+def test_lines_from_too_soon_after_the_boot_are_left(
+    follow: Callable[..., LogPatternMonitor], token: str
+) -> None:
+    monitor = follow(delay="100000h")
+    look(monitor)
+    say(f"{token} hello")
+    assert look(monitor).messages == []
+
+
+def test_a_clock_that_is_set_moves_events_and_clears_nothing(
+    follow: Callable[..., LogPatternMonitor], token: str, latching: dict[str, Any], other_boot: Path
+) -> None:
+    event = {"name": "tagged", "pattern": f"{token} event"}
+    monitor = follow({**latching, "clearAfter": "1h"}, event, proc=other_boot)
+    look(monitor)
+    say(f"{token} broke disk")
+    look(monitor)
+    stat = (other_boot / "stat").read_text()
+    (btime,) = [line for line in stat.splitlines() if line.startswith("btime")]
+    later = int(btime.split()[1]) + 10 * 86400
+    (other_boot / "stat").write_text(stat.replace(btime, f"btime {later}"))
+    monitor.clock_read_at = -1e9
+    say(f"{token} event")
+    seen = look(monitor)
+    assert timedelta(days=9) < seen.events[0].timestamp - utc_now() < timedelta(days=11)
+    assert seen.findings["ThingBroken"].bad is True

@@ -16,6 +16,8 @@ from nodedoctor.npd.convert import convert
 from nodedoctor.npd.entries import label, unused
 from nodedoctor.npd.flags import parse_flags
 from nodedoctor.roster import spec_of
+from nodedoctor.types import ConditionStatus
+from workers.life import check_once
 
 SHIPPED = sorted((Path(__file__).parents[2] / "npd/config").glob("*.json"))
 LOG = {"plugin": "kmsg", "source": "kernel-monitor", "rules": []}
@@ -62,7 +64,7 @@ def plugin(path: str, *args: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_file_that_is_shipped_converts_to_a_valid_configuration(path: Path, tmp_path: Path) -> None:
+def test_every_file_that_is_shipped_converts_and_what_converts_runs(path: Path, tmp_path: Path) -> None:
     (tmp_path / "converted.yaml").write_text(convert([path]).text())
     config = load([tmp_path / "converted.yaml"], environ={}).config
     assert config.monitors
@@ -70,7 +72,9 @@ def test_every_file_that_is_shipped_converts_to_a_valid_configuration(path: Path
     for entry in config.monitors:
         spec = spec_of(entry)
         assert spec.timeout < spec.interval
-        spec.build().close()
+        conditions = {condition.type: condition for condition in check_once(spec).conditions}
+        assert conditions.keys() == {*(kind.type for kind in spec.conditions), "MonitorFailing"}
+        assert conditions["MonitorFailing"].status is ConditionStatus.FALSE
 
 
 def test_a_kernel_log_with_all_its_keys(monitors: Any) -> None:

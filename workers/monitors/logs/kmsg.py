@@ -77,12 +77,14 @@ class KernelLog(Source):
 
     def read(self, limit: int) -> list[Line]:
         """The lines that are there, from at most `limit` records."""
-        lines = []
+        lines: list[Line] = []
         for record in self.records(limit):
             if record.flag == b"+" and self.fragment:
-                self.fragment = self.fragment._replace(text=self.fragment.text + record.line.text)
+                text = self.fragment.text + record.line.text
+                self.fragment = self.fragment._replace(text=text[:LONGEST_LINE])
                 continue
-            lines += self.whole_fragment()
+            if self.fragment:
+                lines += self.whole_fragment()
             if not self.wanted(record):
                 continue
             if record.flag in PARTS:
@@ -99,7 +101,7 @@ class KernelLog(Source):
     def whole_fragment(self) -> list[Line]:
         """The line that has come in parts so far, if there is one."""
         fragment, self.fragment = self.fragment, None
-        return [fragment._replace(text=fragment.text.strip()[:LONGEST_LINE])] if fragment else []
+        return [fragment._replace(text=fragment.text.strip())] if fragment else []
 
     def records(self, limit: int) -> Iterator[Record]:
         """Yield the records that are there, at most `limit`; those up to `after` are passed over."""
@@ -160,14 +162,14 @@ def numbers(path: Path, since_usec: float) -> tuple[int, int]:
 def parse(data: bytes) -> Record:
     """One record: `priority,number,microseconds,flag;text`, then lines with details."""
     head, _, rest = data.partition(b";")
-    priority, seq, usec, flag, *_ = head.split(b",")
+    priority, seq, usec, flag = head.split(b",", 4)[:4]
     text, _, details = rest.partition(b"\n")
     if b"\\x" in text:
         text = ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), text)
     if flag not in PARTS:
         text = text.strip()
-    line = Line(text[:LONGEST_LINE], int(usec), fields_of(int(priority)), details.rstrip(b"\n"))
-    return Record(int(priority), int(seq), flag, line)
+    number = int(priority)
+    return Record(number, int(seq), flag, Line(text, int(usec), fields_of(number), details.rstrip(b"\n")))
 
 
 @cache

@@ -91,8 +91,8 @@ class Patterns:
 
     def matching(self, text: bytes) -> list[Pattern]:
         """Those that match in `text`."""
-        found = self.set.Match(text) if self.patterns else None
-        return [self.patterns[number] for number in found] if found else []
+        found = self.set.Match(text) if self.patterns else ()
+        return [self.patterns[number] for number in sorted(found)] if found else []
 
 
 class Matcher:
@@ -110,13 +110,20 @@ class Matcher:
 
     def hits(self, line: Line) -> list[Hit]:
         """What `line`, the newest one, has fulfilled, in the order of the rules."""
-        found = [hit_of(pattern, line.text, (line,)) for pattern in self.alone.matching(line.text)]
+        alone = self.alone.matching(line.text)
+        if not alone and not self.needs_more(line):
+            return []
+        found = [hit_of(pattern, line.text, (line,)) for pattern in alone]
         if self.spanning.patterns:
             self.window.append(line)
             found += self.hits_in_window()
         if line.details and self.in_window.patterns:
             found += self.hits_with_details(line, {hit.rule.name for hit in found})
         return sorted(found, key=lambda hit: self.order[hit.rule.name])
+
+    def needs_more(self, line: Line) -> bool:
+        """Whether more than the text of `line` is to be looked at."""
+        return bool(self.spanning.patterns or (line.details and self.in_window.patterns))
 
     def hits_in_window(self) -> list[Hit]:
         """What the lines of the window have fulfilled together; the places of lines still to come are empty lines."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from nodedoctor.errors import Undetermined
 from nodedoctor.monitor import (
     ConditionType,
     EventReason,
@@ -72,9 +73,7 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
         self.latches = Latches(self.rules, {rule.name: subject_groups(rule) for rule in rules})
         self.counts = {rule.name: Count(rule) for rule in rules if rule.within}
         self.tellers = {rule.name: Teller(rule) for rule in rules}
-        self.matches: Counter[tuple[tuple[str, str], ...]] = Counter(
-            {(("rule", name),): 0 for name in self.rules}
-        )
+        self.matches: Counter[tuple[tuple[str, str], ...]] = Counter()
         self.lines = 0
         self.told_lost = 0
         self.source: Source | None = None
@@ -82,6 +81,8 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
         self.clock_read_at = 0.0
         self.told_usec: dict[tuple[str, str], int] = {}
         self.found = False
+        self.events_found: list[Event] = []
+        self.trouble: PermissionError | Undetermined | None = None
         self.saved_at = 0.0
         self.saved: Position | None = None
 
@@ -114,30 +115,55 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
 
     def wake_after(self) -> float | None:
         """The log's own wish, and the time at which something is to be cleared."""
-        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        now = boottime()
         wishes = [self.source.wake_after() if self.source else None, self.latches.next_end(now)]
         if any(self.latches.holds(name) for name in self.counts):
             wishes.append(1.0)
         return min((wish for wish in wishes if wish is not None), default=None)
 
+    def poll(self) -> bool:
+        """Take the lines that are there; whether one of them means anything."""
+        try:
+            self.take()
+        except (PermissionError, Undetermined) as error:
+            self.trouble = error
+        lost = self.source is not None and self.source.lost > self.told_lost
+        return self.found or lost or self.trouble is not None or self.clear(boottime())
+
     def check(self) -> Iterator[Observation]:
         """Take the lines that are there, and say what holds now."""
+        if self.trouble is None:
+            self.take()
+        events, self.events_found = self.events_found, []
+        yield from events
+        trouble, self.trouble = self.trouble, None
+        if trouble:
+            raise trouble
+        now = boottime()
+        for teller in self.tellers.values():
+            yield from teller.summary(now)
+        self.clear(now)
+        yield from self.findings()
+        yield from self.tallies()
+
+    def take(self) -> None:
+        """Read the next lines, and do what the rules say of them.
+
+        Raises:
+            PermissionError: the log may not be read.
+            Undetermined: it can't be read for another reason.
+        """
         source = self.source or self.open()
-        # What the last check has found is published by now: from here on a restart need not repeat it.
-        self.keep(at_once=self.found)
-        self.found = False
-        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        # What was found before has been published by now: from here on a restart need not repeat it.
+        self.keep(at_once=self.found and not self.events_found)
+        self.found = bool(self.events_found)
+        now = boottime()
         self.read_clock(now)
         for line in source.read(LINES_AT_ONCE):
             self.lines += 1
             for hit in self.matcher.hits(line):
                 self.found = True
-                yield from self.on_hit(hit, now)
-        for teller in self.tellers.values():
-            yield from teller.summary(now)
-        self.clear(now)
-        yield from self.findings()
-        yield from self.tallies(source)
+                self.events_found += self.on_hit(hit, now)
 
     def check_alone(self) -> Iterator[Observation]:
         """Take what the log has told until it is silent for a moment, and say what holds."""
@@ -180,22 +206,26 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
         event = Event(rule.told_severity, rule.told_reason, message, self.moment(hit, message))
         yield from self.tellers[rule.name].tell(event, now)
 
-    def clear(self, now: float) -> None:
-        """Clear the conditions whose time is over, and those of which too few matches are left."""
+    def clear(self, now: float) -> bool:
+        """Clear the conditions whose time is over, and those of which too few matches are left; whether there was one."""
+        before = len(self.latches.held)
         self.latches.clear_by_time(now)
         for name, count in self.counts.items():
             if self.latches.holds(name) and not count.reached(now):
                 self.latches.clear_rule(name)
+        return len(self.latches.held) != before
 
     def tally(self, rule: Rule, known: dict[str, str]) -> None:
         """Count a match, by the labels of its rule; where these have too many values, by the rule alone."""
         key = (("rule", rule.name), *((label, known.get(label, "")) for label in rule.labels))
-        if key not in self.matches and len(self.matches) >= len(self.rules) + MOST_SERIES:
+        if key not in self.matches and len(self.matches) >= MOST_SERIES:
             key = key[:1]
         self.matches[key] += 1
 
-    def tallies(self, source: Source) -> Iterator[Observation]:
+    def tallies(self) -> Iterator[Observation]:
         """What was counted, and an event if lines were lost."""
+        source = self.source
+        assert source
         if source.lost > self.told_lost:
             yield OVERRUN(
                 f"{self.options.path or KMSG} was written faster than it was read: lines are missing"
@@ -285,6 +315,11 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
         if self.source:
             self.keep(at_once=True)
             self.source.close()
+
+
+def boottime() -> float:
+    """Seconds since the boot, in which the machine may have slept."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def condition_type(default: DefaultCondition, rules: list[Rule]) -> ConditionType:
