@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from tests_support import eventually
 
 JOURNALD = "/usr/lib/systemd/systemd-journald"
@@ -77,7 +78,9 @@ class Journal:
 
 @contextmanager
 def private_journal() -> Iterator[Journal]:
-    """A running journald and its journal."""
+    """A running journald and its journal; skips where there is none to be had, but in CI."""
+    if (os.geteuid() or not Path(JOURNALD).exists()) and os.environ.get("CI") != "true":
+        pytest.skip("a journald of one's own takes root and systemd")
     folder = Path(tempfile.mkdtemp(prefix="nd-journal-"))
     unshare = ["unshare", "--mount", "--propagation", "private"]
     process = subprocess.Popen([*unshare, "sh", "-ec", SET_UP, "sh", str(folder), JOURNALD])

@@ -273,11 +273,11 @@ def test_a_position_that_can_not_be_written_is_a_warning_and_no_end(
 
 
 def test_an_interrupted_save_leaves_the_position_before_it(state: Path) -> None:
-    save(state / "p.json", Position("a", KmsgPlace(1)))
+    save(state / "p.json", Position("kmsg", "a", KmsgPlace(1)))
     (state / "p.new").write_bytes(b'{"boot": "b", "se')
-    assert load(state / "p.json") == Position("a", KmsgPlace(1))
-    save(state / "p.json", Position("b", KmsgPlace(2)))
-    assert load(state / "p.json") == Position("b", KmsgPlace(2))
+    assert load(state / "p.json") == Position("kmsg", "a", KmsgPlace(1))
+    save(state / "p.json", Position("kmsg", "b", KmsgPlace(2)))
+    assert load(state / "p.json") == Position("kmsg", "b", KmsgPlace(2))
 
 
 def test_after_another_boot_the_whole_log_is_read(
@@ -351,7 +351,7 @@ def test_a_condition_ends_with_the_boot(
 ) -> None:
     latched = (Latched("ThingBroken", (), "broken", "it broke", 0.0),)
     for boot, bad in ((boot_id(Path("/proc")), True), ("another", False)):
-        save(state / "log-log.json", Position(boot, KmsgPlace(0), latched))
+        save(state / "log-log.json", Position("kmsg", boot, KmsgPlace(0), latched))
         assert look(follow(latching, state=state)).findings["ThingBroken"].bad is bad
 
 
@@ -359,7 +359,7 @@ def test_a_condition_whose_rule_is_gone_is_gone(
     follow: Callable[..., LogPatternMonitor], latching: dict[str, Any], state: Path
 ) -> None:
     latched = (Latched("ThingBroken", (), "a rule of old", "it broke", 0.0),)
-    save(state / "log-log.json", Position(boot_id(Path("/proc")), KmsgPlace(0), latched))
+    save(state / "log-log.json", Position("kmsg", boot_id(Path("/proc")), KmsgPlace(0), latched))
     assert look(follow(latching, state=state)).findings["ThingBroken"].bad is False
 
 
@@ -712,7 +712,7 @@ def test_a_position_beyond_the_log_is_not_believed(
     follow: Callable[..., LogPatternMonitor], token: str, state: Path
 ) -> None:
     (state / "log-log.json").write_text(
-        f'{{"boot": "{boot_id(Path("/proc"))}", "place": {{"type": "kmsg", "seq": 1000000000000}}}}'
+        f'{{"log": "kmsg", "boot": "{boot_id(Path("/proc"))}", "place": {{"type": "kmsg", "seq": 1000000000000}}}}'
     )
     monitor = follow(state=state)
     look(monitor)
@@ -753,7 +753,7 @@ def test_reading_begins_where_node_problem_detector_begins(
 
 
 def test_a_log_that_was_read_before_is_read_on_wherever_it_was() -> None:
-    options, known = LogPatternOptions(lookback="1m"), Position("another", None)
+    options, known = LogPatternOptions(lookback="1m"), Position("kmsg", "another", None)
     assert Clock(0, "boot").start_usec(options, known, 1e12) < -1e15
     delayed = LogPatternOptions(lookback="1m", delay="5m")
     assert Clock(0, "boot").start_usec(delayed, known, 1e12) == 300_000_000
@@ -785,3 +785,41 @@ def test_a_clock_that_is_set_moves_events_and_clears_nothing(
     seen = look(monitor)
     assert timedelta(days=9) < seen.events[0].timestamp - utc_now() < timedelta(days=11)
     assert seen.findings["ThingBroken"].bad is True
+
+
+def test_the_position_of_another_log_is_not_used(
+    follow: Callable[..., LogPatternMonitor], token: str, state: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.log", tmp_path / "second.log"
+    first.write_text(f"{token} 1\n")
+    monitor = follow(state=state, source="file", path=str(first), lookback="1h")
+    assert look(monitor).messages == ["1"]
+    end(monitor)
+    second.write_text(f"{token} 2\n")
+    for options in ({"source": "file", "path": str(second)}, {"source": "kmsg"}):
+        assert look(follow(state=state, **options)).messages == []
+
+
+def test_what_was_read_and_not_told_is_read_again_after_a_restart(
+    follow: Callable[..., LogPatternMonitor], token: str, state: Path
+) -> None:
+    monitor = follow(state=state)
+    look(monitor)
+    say(f"{token} hello")
+    monitor.saved_at = -1e9
+    assert monitor.poll()
+    end(monitor)
+    assert look(follow(state=state)).messages == ["hello"]
+
+
+def test_lines_that_mean_nothing_are_nothing_to_tell(
+    follow: Callable[..., LogPatternMonitor], token: str
+) -> None:
+    monitor = follow()
+    look(monitor)
+    say("something else")
+    assert not monitor.poll()
+    say(f"{token} hello")
+    assert monitor.poll()
+    assert look(monitor).messages == ["hello"]
+    assert not monitor.poll()

@@ -111,27 +111,26 @@ class Latches:
 
 
 class Count:
-    """How often a rule has matched within its time, less how often that was taken back. Kept by the second."""
+    """How often a rule has matched within its time, less how often that was taken back: `total`. Kept by the second."""
 
     def __init__(self, rule: Rule) -> None:
         self.within = seconds(rule.within or "0s")
         self.needed = rule.count
         self.by_second: dict[int, int] = {}
+        self.total = 0
 
     def add(self, change: int, at: float) -> None:
         """One match more (or `change` of -1: one less) at `at` seconds of CLOCK_BOOTTIME."""
         self.by_second[int(at)] = self.by_second.get(int(at), 0) + change
+        self.total += change
 
     def reached(self, now: float) -> bool:
         """Whether there are enough of them in the time up to `now`."""
-        self.by_second = {second: n for second, n in self.by_second.items() if now - second < self.within}
+        while self.by_second and now - (oldest := next(iter(self.by_second))) >= self.within:
+            self.total -= self.by_second.pop(oldest)
         return self.total >= self.needed
-
-    @property
-    def total(self) -> int:
-        """How many there are."""
-        return sum(self.by_second.values())
 
     def restore(self, known: dict[int, int]) -> None:
         """Take over what an earlier process has counted."""
         self.by_second = dict(known)
+        self.total = sum(known.values())

@@ -26,7 +26,7 @@ from nodedoctor.patterns import group_names
 from nodedoctor.types import Event, Severity
 from workers.monitors.logs.matching import Hit, Kind, Matcher
 from workers.monitors.logs.memory import Count, Latches
-from workers.monitors.logs.opening import KMSG, Clock, open_source
+from workers.monitors.logs.opening import Clock, open_source
 from workers.monitors.logs.options import DefaultCondition, LogPatternOptions
 from workers.monitors.logs.position import Position, boot_id, boot_usec, load, save
 from workers.monitors.logs.rules import Rule, rendered
@@ -154,8 +154,8 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
             Undetermined: it can't be read for another reason.
         """
         source = self.source or self.open()
-        # What was found before has been published by now: from here on a restart need not repeat it.
-        self.keep(at_once=self.found and not self.events_found)
+        # What was told before has been published by now: from here on a restart need not repeat it.
+        self.keep(at_once=self.found)
         self.found = bool(self.events_found)
         now = boottime()
         self.read_clock(now)
@@ -227,9 +227,7 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
         source = self.source
         assert source
         if source.lost > self.told_lost:
-            yield OVERRUN(
-                f"{self.options.path or KMSG} was written faster than it was read: lines are missing"
-            )
+            yield OVERRUN(f"{self.log} was written faster than it was read: lines are missing")
             self.told_lost = source.lost
         yield LINES(self.lines)
         yield LOST(source.lost)
@@ -273,6 +271,11 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
         return EPOCH + timedelta(microseconds=self.clock.boot_usec + usec)
 
     @property
+    def log(self) -> str:
+        """What tells this log from another one, for people and for the position."""
+        return f"{self.options.source} {self.options.path}".strip()
+
+    @property
     def file(self) -> Path | None:
         """Where the position is kept, if anywhere."""
         return self.host.state / f"log-{self.name}.json" if self.host.state else None
@@ -285,6 +288,8 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
             Undetermined: it can't be read for another reason.
         """
         known = load(self.file) if self.file else None
+        if known and known.log != self.log:
+            known = None
         self.clock = Clock(boot_usec(self.host.proc), boot_id(self.host.proc))
         self.source = open_source(self.options, known, self.clock)
         if known and known.boot == self.clock.boot:
@@ -295,11 +300,12 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
         return self.source
 
     def keep(self, *, at_once: bool = False) -> None:
-        """Write the position, at most once a second."""
-        if self.file is None or self.source is None:
+        """Write the position, at most once a second, and not while there are events that nobody was told of."""
+        if self.file is None or self.source is None or self.events_found:
             return
         counts = {name: count.by_second for name, count in self.counts.items() if count.by_second}
-        position = Position(self.clock.boot, self.source.place(), self.latches.saved(), counts)
+        place, latched = self.source.place(), self.latches.saved()
+        position = Position(self.log, self.clock.boot, place, latched, counts)
         if position != self.saved and (at_once or time.monotonic() - self.saved_at >= SAVE_EVERY):
             try:
                 save(self.file, position)

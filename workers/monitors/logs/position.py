@@ -15,8 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 class Position(msgspec.Struct, frozen=True):
-    """Where reading goes on; and what lines of the boot `boot` have set and how often rules have matched, by second."""
+    """Where reading `log` goes on; what its lines have set in the boot `boot`, how often rules matched, by second."""
 
+    log: str
     boot: str
     place: KmsgPlace | JournalPlace | FilePlace | None
     latched: tuple[Latched, ...] = ()
