@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
 from nodedoctor.errors import Undetermined
 from nodedoctor.patterns import compile_pattern
 from nodedoctor.types import utc_now
 from workers.monitors.logs.inotify import FILE, FOLDER, Inotify
-from workers.monitors.logs.rotation import KEPT_UNREAD, MOST_UNREAD, LogFile, find, rotated_between
+from workers.monitors.logs.rotation import (
+    KEPT_UNREAD,
+    MOST_UNREAD,
+    LogFile,
+    find,
+    identity,
+    reopened,
+    rotated_between,
+)
 from workers.monitors.logs.source import FilePlace, Line, Source
 from workers.monitors.logs.timestamps import Layout
 
@@ -160,6 +170,7 @@ class FileLog(Source):
         self.let_go()
         if self.inotify:
             self.inotify.close()
+            self.inotify = None
 
     def stamped(self, texts: list[bytes], now: datetime) -> list[Line]:
         """Lines of now."""
@@ -236,12 +247,12 @@ class FileLog(Source):
         return len(self.files) >= MOST_OPEN
 
     def has_ended(self, file: LogFile) -> bool:
-        """Whether nobody writes to it any more: it is deleted, or what followed it is written to.
+        """Whether nobody writes to the oldest file any more: it is deleted, or what followed it is written to.
 
         A program may write to a renamed file until it is told to open its log again. When there are many newer ones,
         it has been told.
         """
-        newer = [later for later in self.files if later is not file]
+        newer = islice(self.files, 1, None)
         return file.status.st_nlink == 0 or self.is_full or any(later.status.st_size for later in newer)
 
     def look(self) -> None:
@@ -282,13 +293,12 @@ class FileLog(Source):
         current = self.current()
         count = len(self.files)
         try:
-            if not self.files:
-                self.enter(current)
-            if current:
-                self.follow(current)
-        except FileNotFoundError:
-            # It was rotated once more just now, and that is told: the next look finds it.
-            return False
+            # It may be rotated once more just now; then the next look, of which that tells us, finds the rest.
+            with contextlib.suppress(FileNotFoundError):
+                if not self.files:
+                    self.enter(current)
+                if current:
+                    self.follow(current)
         finally:
             if current and current not in self.files:
                 current.close()
@@ -298,8 +308,7 @@ class FileLog(Source):
     def current(self) -> LogFile | None:
         """The file that has the name now, opened. None: there is no such file, or it is open already."""
         try:
-            status = self.path.stat()
-            if self.files and self.files[-1].identity == (status.st_dev, status.st_ino):
+            if self.files and self.files[-1].identity == identity(self.path.stat()):
                 return None
             return LogFile(self.path, self.own_path())
         except (FileNotFoundError, NotADirectoryError):
@@ -337,8 +346,8 @@ class FileLog(Source):
         """
         room = MOST_OPEN - len(self.files)
         between = rotated_between(self.files[-1], current) if self.files else []
-        for path in between[:room]:
-            self.files.append(LogFile(path, self.files[-1].log))
+        for path, known in between[:room]:
+            self.files.append(reopened(path, known, self.files[-1].log))
         if len(between) < room:
             self.files.append(current)
 
@@ -351,8 +360,6 @@ class FileLog(Source):
     def warn(self, error: OSError) -> None:
         """Say once that the file is looked at all the time."""
         if not self.warned:
-            logger.warning(
-                *("%s is looked at every %g s, for inotify can't be had: %s", self.path, LOOK_EVERY),
-                error.strerror,
-            )
+            why = f"inotify can't be had ({error.strerror})"
+            logger.warning("%s is looked at every %g s: %s", self.path, LOOK_EVERY, why)
         self.warned = True

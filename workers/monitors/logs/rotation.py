@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -15,6 +16,7 @@ CHUNK = 1 << 18
 MOST_UNREAD = 64 << 20
 """When more bytes than this are unread, all but the last KEPT_UNREAD are passed over."""
 KEPT_UNREAD = 32 << 20
+LOOKS = 10
 TAIL = 32
 """Bytes before the place that must be those that were read."""
 ROTATED = re.compile(r"\.(\d{1,4})|[-._]\d{4}-?\d\d[-\dT:._]*")
@@ -47,8 +49,7 @@ class LogFile:
             raise Undetermined(f"{path} is {KINDS[kind]}, not a file with a log", "LogNotAFile")
         self.log = log
         self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-        status = os.fstat(self.descriptor)
-        self.identity = status.st_dev, status.st_ino
+        self.identity = identity(self.status)
         self.offset, self.tail, self.within_line, self.skip_to = 0, b"", False, 0
 
     @property
@@ -146,40 +147,85 @@ def cleaned(lines: list[bytes]) -> list[bytes]:
     return [line.removesuffix(b"\r")[:LONGEST_LINE] for line in lines]
 
 
-def beside(log: Path) -> list[os.DirEntry[str]]:
-    """The files next to `log` whose names begin with its own."""
-    try:
-        entries = list(os.scandir(log.parent))
-    except (FileNotFoundError, PermissionError):
-        # A folder whose names may be used but not listed tells nothing; in one that is gone there is nothing.
-        return []
-    return [e for e in entries if e.name.startswith(log.name) and e.is_file(follow_symlinks=False)]
+def identity(status: os.stat_result) -> tuple[int, int]:
+    """What no other file has at the same time: its disk and its number there; inode(7)."""
+    return status.st_dev, status.st_ino
+
+
+def beside(log: Path) -> dict[Path, os.stat_result]:
+    """The files next to `log` whose names begin with its own.
+
+    logrotate(8) renames one after the other, and who looks meanwhile may miss one or see one twice: so until two
+    looks agree.
+
+    Raises:
+        FileNotFoundError: they do not.
+    """
+    found = look_beside(log)
+    for _ in range(LOOKS):
+        before, found = found, look_beside(log)
+        if list(map(identity, before.values())) == list(map(identity, found.values())):
+            return found
+    raise FileNotFoundError(errno.ENOENT, "its files are renamed all the time", str(log))
+
+
+def look_beside(log: Path) -> dict[Path, os.stat_result]:
+    """What `beside` gives, seen once."""
+    found = {}
+    # A folder whose names may be used but not listed tells nothing; it, or a file in it, may be gone by now.
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        for entry in sorted(os.scandir(log.parent), key=lambda entry: entry.name):
+            if entry.name.startswith(log.name) and entry.is_file(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    found[Path(entry.path)] = entry.stat(follow_symlinks=False)
+    return found
 
 
 def find(log: Path, place: FilePlace) -> LogFile | None:
-    """The file that `place` is in, open there, whatever its name is now."""
-    for entry in beside(log):
-        if entry.inode() == place.inode:
-            file = LogFile(Path(entry.path), log)
+    """The file that `place` is in, open there, whatever its name is now.
+
+    Raises:
+        OSError: it can't be opened; FileNotFoundError: files are renamed just now.
+    """
+    for path, status in beside(log).items():
+        if status.st_ino == place.inode:
+            file = reopened(path, identity(status), log)
             if file.resume(place):
                 return file
             file.close()
     return None
 
 
-def rotated_between(older: LogFile, newer: LogFile) -> list[Path]:
-    """The files that were the log after `older` and before `newer`, the oldest first."""
+def rotated_between(older: LogFile, newer: LogFile) -> list[tuple[Path, tuple[int, int]]]:
+    """The files that were the log after `older` and before `newer`, the oldest first, and their identities.
+
+    Raises:
+        FileNotFoundError: files are renamed just now.
+    """
     found = []
-    for entry in beside(older.log):
-        suffix = ROTATED.fullmatch(entry.name, len(older.log.name))
-        # It may have been removed just now.
-        with contextlib.suppress(FileNotFoundError):
-            if suffix and entry.inode() != newer.identity[1]:
-                modified = entry.stat(follow_symlinks=False).st_mtime_ns
-                # Those that were written at the same time are told apart by their names: log.2 was before log.1.
-                found.append((modified, -int(suffix[1] or 0), Path(entry.path), entry.inode()))
+    for path, status in beside(older.log).items():
+        suffix = ROTATED.fullmatch(path.name, len(older.log.name))
+        if suffix:
+            # Those that were written at the same time are told apart by their names: log.2 was before log.1.
+            found.append((status.st_mtime_ns, -int(suffix[1] or 0), path, identity(status)))
     found.sort()
-    inodes = [inode for *_, inode in found]
-    if older.identity[1] in inodes:
-        return [path for _, _, path, _ in found[inodes.index(older.identity[1]) + 1 :]]
-    return [path for modified, _, path, _ in found if modified > older.status.st_mtime_ns]
+    known = [known for *_, known in found]
+    if older.identity in known:
+        start = known.index(older.identity) + 1
+    else:
+        start = sum(modified <= older.status.st_mtime_ns for modified, *_ in found)
+    end = known.index(newer.identity) if newer.identity in known else len(found)
+    return [(path, its) for _, _, path, its in found[start:end]]
+
+
+def reopened(path: Path, known: tuple[int, int], log: Path) -> LogFile:
+    """Open what was seen under this name.
+
+    Raises:
+        OSError: it can't be opened; FileNotFoundError: by now the name is that of another file.
+    """
+    file = LogFile(path, log)
+    if file.identity != known:
+        file.close()
+        raise FileNotFoundError(errno.ENOENT, "it was renamed just now", str(path))
+    return file
