@@ -9,6 +9,7 @@ import platform
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -548,7 +549,7 @@ def test_what_is_asked_for_by_mistake_is_named_with_file_and_path(tmp_path: Path
         "- {name: stats, type: system-stats, config: {cpu: {metrics: {'cpu/load.[2m': load}}}}\n"
     )
     done = subprocess.run(
-        ["node-doctor", "validate", file],
+        [sys.executable, "-m", "nodedoctor", "validate", file],
         check=False,
         capture_output=True,
         text=True,
