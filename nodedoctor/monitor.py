@@ -161,6 +161,8 @@ class Monitor(ABC, Generic[O]):
     metrics: ClassVar[tuple[Gauge, ...]] = ()
     events: ClassVar[tuple[EventReason, ...]] = ()
     capabilities: ClassVar[tuple[str, ...]] = ()
+    busy: bool = False
+    """Set by a streaming monitor while its input comes so fast that it is better taken less often."""
     interval: ClassVar[float] = 30.0
     timeout: ClassVar[float] = 10.0
 

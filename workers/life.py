@@ -25,8 +25,9 @@ from workers.resources import usage
 
 REMEMBERED = 256
 """Events that are told again to a new broker, which may never have seen them."""
-STREAM_PAUSE = 0.02
-"""Seconds from one look at a source to the next: what comes in between is taken together, which is cheaper."""
+STREAM_PAUSE, BUSY_PAUSE = 0.02, 0.08
+"""Seconds from one look at a source to the next, and to that at a busy one: what comes in between is taken together,
+which is cheaper."""
 GRACE = 5.0
 """Seconds by which a waiting worker may wake up late before it counts as hung."""
 
@@ -83,7 +84,8 @@ class MonitorWorker:
     def wait(self) -> bool:
         """Sleep until something is to be done; whether the monitor's source has input or it asked to be woken."""
         self.place.slot.rest(self.cadence.due, self.spec.timeout + GRACE)
-        time.sleep(max(0.0, self.looked_at + STREAM_PAUSE - time.monotonic()))
+        pause = BUSY_PAUSE if self.monitor.busy else STREAM_PAUSE
+        time.sleep(max(0.0, self.looked_at + pause - time.monotonic()))
         poller = zmq.Poller()
         poller.register(self.publisher.socket, zmq.POLLIN)
         source = self.monitor.fileno()

@@ -374,6 +374,7 @@ def test_a_log_may_be_rotated_many_times_between_two_looks(path: Path, follow: F
     path.touch()
     log = follow()
     assert read(log) == []
+    before = descriptors()
     expected = []
     for number in range(times):
         write(path, f"{number}\n", f"rest of {number}")
@@ -383,6 +384,7 @@ def test_a_log_may_be_rotated_many_times_between_two_looks(path: Path, follow: F
     assert [line.text for line in log.read(1)] == expected[:1]
     assert len(log.files) <= MOST_OPEN
     assert read(log, 7) == [*expected[1:], b"last"]
+    assert descriptors() == before
 
 
 def test_logs_that_are_named_by_the_day_are_read_in_order(path: Path, log: FileLog) -> None:

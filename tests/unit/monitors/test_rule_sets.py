@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 
 from nodedoctor.patterns import as_text, compile_pattern, group_names
+from workers.monitors.logs.kmsg import KernelLog
 from workers.monitors.logs.matching import Kind, Pattern, Patterns
 from workers.monitors.logs.rules import MEANING, PLACEHOLDER, Rule, rule_faults, rule_set, rule_sets
 
@@ -186,14 +192,17 @@ Device: /dev/sda [SAT], SMART Usage Attribute: 194 Temperature_Celsius changed f
 """What healthy machines say, or with a fault of a user or of a moment."""
 
 
+compiled = cache(compile_pattern)
+
+
 def matches(pattern: str, line: str) -> bool:
     """Whether `pattern` is found in `line`."""
-    return compile_pattern(pattern).search(line.encode()) is not None
+    return compiled(pattern).search(line.encode()) is not None
 
 
 def groups(pattern: str, line: str) -> dict[str, str]:
     """What the named groups of `pattern` hold of `line`, as far as they took part."""
-    found = compile_pattern(pattern).search(line.encode())
+    found = compiled(pattern).search(line.encode())
     assert found, f"{pattern!r} does not match {line!r}"
     return {as_text(name): as_text(value) for name, value in found.groupdict().items() if value is not None}
 
@@ -268,6 +277,13 @@ def test_a_message_names_only_what_its_line_holds(rule: Rule, line: str) -> None
     for words in re.split(r"(?<!\})(?=\{)", rule.message):
         asked = {word.removesuffix(MEANING) for word in PLACEHOLDER.findall(words)} & named
         assert not asked or asked & held, rule.message
+
+
+@pytest.mark.parametrize("rule", EACH)
+def test_what_is_cut_out_of_a_line_is_told(rule: Rule) -> None:
+    named = {word.removesuffix(MEANING) for word in PLACEHOLDER.findall(rule.message)}
+    used = named | set(rule.labels) | (group_names(rule.clear_pattern) if rule.clear_pattern else set())
+    assert {name for name in group_names(rule.pattern) if not name.isdigit()} <= used
 
 
 @pytest.mark.parametrize(
@@ -366,3 +382,41 @@ def test_every_condition_of_node_problem_detector_is_there(condition: str, reaso
 )  # fmt: skip
 def test_node_problem_detectors_own_lines_give_its_reasons(line: str, expected: list[str]) -> None:
     assert reasons(line) == expected
+
+
+@pytest.fixture
+def log() -> Iterator[KernelLog]:
+    """The kernel's log from now on."""
+    kernel = KernelLog(Path("/dev/kmsg"), -1)
+    while kernel.read(10_000):
+        pass
+    yield kernel
+    kernel.close()
+
+
+@pytest.fixture
+def ext4(tmp_path: Path) -> Iterator[str]:
+    """A file system of its own; gives the name of its device."""
+    image, point = tmp_path / "ext4.img", tmp_path / "mount"
+    image.touch()
+    os.truncate(image, 16 << 20)
+    point.mkdir()
+    try:
+        subprocess.run(["mkfs.ext4", "-qF", image], check=True, capture_output=True)
+        subprocess.run(
+            ["mount", "-o", "loop,errors=remount-ro", image, point], check=True, capture_output=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"this machine can't mount a file system: {error}")
+    number = point.stat().st_dev
+    yield Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve().name
+    subprocess.run(["umount", point], check=True)
+
+
+def test_what_this_kernel_says_of_a_broken_file_system_is_told_once(log: KernelLog, ext4: str) -> None:
+    Path(f"/sys/fs/ext4/{ext4}/trigger_fs_error").write_text("broken by a test")
+    lines = [as_text(line.text) for line in log.read(10_000)]
+    told = [reason for line in lines if ext4 in line for reason in reasons(line, "kernel")]
+    assert sorted(told) == ["Ext4Error", "FilesystemIsReadOnly", "JournalAborted"]

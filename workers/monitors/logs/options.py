@@ -71,7 +71,8 @@ class LogPatternOptions(Options, frozen=True):
     conditions: tuple[DefaultCondition, ...] = ()
     """What the conditions say while they are False; those of the rules need not be named."""
     rule_sets: tuple[str, ...] = ()
-    """Built-in rules, by the names of the files in etc/rules: kernel."""
+    """Built-in rules, by the names of the files in etc/rules: kernel (for kmsg); for the journal, each with its
+    identifiers: container-runtime, kubelet, systemd, smartd, abrt."""
     rules: tuple[Rule, ...] = ()
     metrics_reporting: bool = True
     """Whether the reasons count in Node Problem Detector's metrics problem_counter and problem_gauge."""

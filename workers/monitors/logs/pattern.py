@@ -40,6 +40,7 @@ MATCHES = counter("log_matches_total", "Matches by rule", ("rule",))
 OVERRUN = EventReason("LogLinesLost")
 LINES_AT_ONCE = 5000
 """Lines that one check takes before it lets what it found be published."""
+BUSY_LINES = 20
 MOST_SERIES = 100
 """Combinations of a rule's labels that are counted each by itself; the rest is counted without them."""
 SAVE_EVERY = 1.0
@@ -159,8 +160,10 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
         self.found = bool(self.events_found)
         now = boottime()
         self.read_clock(now)
-        for line in source.read(LINES_AT_ONCE):
-            self.lines += 1
+        lines = source.read(LINES_AT_ONCE)
+        self.busy = len(lines) >= BUSY_LINES
+        self.lines += len(lines)
+        for line in lines:
             for hit in self.matcher.hits(line):
                 self.found = True
                 self.events_found += self.on_hit(hit, now)
