@@ -16,19 +16,25 @@ import pytest
 from tests_support import eventually
 
 JOURNALD = "/usr/lib/systemd/systemd-journald"
+# It neither reads nor writes the machine's kernel log, and leaves the kernel's auditing as it is.
 SET_UP = """
 mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/journald.conf.d /run/log /run/systemd/journal
 mount --bind "$1" /run/log
+mount --bind /dev/null /dev/kmsg
 cat > /run/systemd/journald.conf.d/test.conf <<END
 [Journal]
 Storage=volatile
 RateLimitBurst=0
 ReadKMsg=no
-Audit=no
+Audit=
 RuntimeMaxUse=200M
 LineMax=4M
 END
+if [ "$3" ]; then
+    echo "$3" > /run/boot_id
+    mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
+fi
 exec "$2"
 """
 LARGEST_DATAGRAM = 100_000
@@ -72,26 +78,35 @@ class Journal:
 
     def tell(self, *options: str) -> None:
         """Let journalctl do something with it, such as --rotate."""
-        namespace = ["nsenter", f"--mount=/proc/{self.pid}/ns/mnt"]
-        subprocess.run([*namespace, "journalctl", *options], check=True, capture_output=True)
+        subprocess.run(self.within("journalctl", *options), check=True, capture_output=True)
+
+    def within(self, *words: str) -> list[str]:
+        """How to run a command where this journal is the system's own."""
+        return ["nsenter", f"--mount=/proc/{self.pid}/ns/mnt", *words]
 
 
 @contextmanager
-def private_journal() -> Iterator[Journal]:
-    """A running journald and its journal; skips where there is none to be had, but in CI."""
+def private_journal(folder: Path | None = None, boot: str = "") -> Iterator[Journal]:
+    """A running journald and its journal; skips where there is none to be had, but in CI.
+
+    Args:
+        folder: Where its folder `journal` is; None: in a temporary folder.
+        boot: The boot that it takes this one for; by default that which it is.
+    """
     if (os.geteuid() or not Path(JOURNALD).exists()) and os.environ.get("CI") != "true":
         pytest.skip("a journald of one's own takes root and systemd")
-    folder = Path(tempfile.mkdtemp(prefix="nd-journal-"))
-    unshare = ["unshare", "--mount", "--propagation", "private"]
-    process = subprocess.Popen([*unshare, "sh", "-ec", SET_UP, "sh", str(folder), JOURNALD])
-    journal = Journal(folder, process.pid)
+    root = folder or Path(tempfile.mkdtemp(prefix="nd-journal-"))
+    begin = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"]
+    process = subprocess.Popen([*begin, "sh", "-ec", SET_UP, "sh", str(root), JOURNALD, boot])
+    journal = Journal(root, process.pid)
     try:
         eventually("journald listens", lambda: process.poll() is None and journal.connect())
         journal.write("the journal begins")
-        eventually("journald writes", lambda: list(folder.glob("journal/*/*.journal")))
+        eventually("journald writes", lambda: list(root.glob("journal/*/*.journal")))
         yield journal
     finally:
         journal.socket.close()
         process.terminate()
         process.wait()
-        shutil.rmtree(folder)
+        if not folder:
+            shutil.rmtree(root)

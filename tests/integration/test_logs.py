@@ -231,3 +231,75 @@ def test_node_problem_detectors_test_of_kubernetes(agent: Start, tmp_path: Path)
         ['Node condition TestCondition is now: True, reason: Permanent1, message: "permanent error 1"'],
         ['Node condition TestCondition is now: True, reason: Permanent2, message: "permanent error 2"'],
     ]
+
+
+def test_a_log_counter_counts_restarts_and_takes_back_those_on_purpose(agent: Start, tmp_path: Path) -> None:
+    with private_journal() as journal:
+        rule = {
+            "type": "permanent",
+            "condition": "FrequentKubeletRestart",
+            "reason": "FrequentKubeletRestart",
+            "path": "/home/kubernetes/bin/log-counter",
+            "args": [
+                *("--journald-source=systemd", f"--log-path={journal.folder}", "--lookback=20m", "--count=5"),
+                *("--pattern=Started Kubernetes kubelet.", "--revert-pattern=Stopping Kubernetes kubelet..."),
+            ],
+        }
+        default = {"type": "FrequentKubeletRestart", "reason": "NoFrequentKubeletRestart", "message": "fine"}
+        path = tmp_path / "counter.json"
+        path.write_text(
+            json.dumps({"plugin": "custom", "source": "restarts", "conditions": [default], "rules": [rule]})
+        )
+        one = agent("[]", "--npd-config", str(path)).ready()
+        assert one.condition("FrequentKubeletRestart")["message"] == "fine"
+        for _ in range(4):
+            journal.write("Started Kubernetes kubelet.", SYSLOG_IDENTIFIER="systemd")
+        journal.write("Stopping Kubernetes kubelet...", SYSLOG_IDENTIFIER="systemd")
+        journal.write("Started Kubernetes kubelet.", SYSLOG_IDENTIFIER="systemd")
+        series = 'log_matches_total{monitor="restarts",rule="frequent-kubelet-restart"}'
+        journal.write("Started Kubernetes kubelet.", SYSLOG_IDENTIFIER="systemd")
+        found = one.becomes("FrequentKubeletRestart", "True")
+        assert found["message"] == "Found 5 matching logs, which meets the threshold of 5"
+        assert one.metric(series) == 6
+
+
+def test_node_problem_detectors_plugins_run_as_they_are(agent: Start, tmp_path: Path) -> None:
+    script = tmp_path / "check.sh"
+    script.write_text('#!/bin/sh\necho "$(cat "$1")"\nexit "$(cat "$1")"\n')
+    script.chmod(0o755)
+    code = tmp_path / "code"
+    code.write_text("0")
+    rules = [
+        {
+            "type": "permanent",
+            "condition": "NTPProblem",
+            "reason": "NTPIsDown",
+            "path": str(script),
+            "args": [str(code)],
+        },
+        {"type": "temporary", "reason": "NTPWarning", "path": str(script), "args": [str(code)]},
+    ]
+    config = {
+        "plugin": "custom",
+        "source": "ntp",
+        "pluginConfig": {"invoke_interval": "200ms", "timeout": "100ms"},
+        "conditions": [{"type": "NTPProblem", "reason": "NTPIsUp", "message": "ntp is up"}],
+        "rules": rules,
+    }
+    path = tmp_path / "plugins.json"
+    path.write_text(json.dumps(config))
+    one = agent("[]", "--npd-config", str(path)).ready()
+    for text, status, reason in (
+        ("0", "False", "NTPIsUp"),
+        ("1", "True", "NTPIsDown"),
+        ("2", "Unknown", "NTPIsUp"),
+        ("0", "False", "NTPIsUp"),
+    ):
+        code.write_text(text)
+        found = one.becomes("NTPProblem", status, reason)
+        assert found["message"] == (text if text in "12" else "ntp is up")
+    assert one.metrics()['problem_counter{reason="NTPIsDown"}'] == 1
+    assert one.metrics()['problem_gauge{reason="NTPIsDown",type="NTPProblem"}'] == 0
+    assert {"1", "2"} <= set(messages(one, "NTPWarning"))
+    changes = [message for message in messages(one) if message.startswith("Node condition NTPProblem")]
+    assert [change.split(",")[0].rsplit(" ", 1)[1] for change in changes] == ["True", "Unknown", "False"]
