@@ -24,8 +24,10 @@ layers; a later one wins:
 
 1. the embedded default ([etc/config.yaml](../etc/config.yaml)),
 2. files: `--config FILE`, repeatable; none: `$NODE_DOCTOR_CONFIG`, else `/etc/node-doctor/config.yaml` if it exists,
-3. the environment: `NODE_DOCTOR_SETTINGS__UPDATEINTERVAL=30s`; parts of the path joined by `__`, in any case,
-4. flags: `--set settings.updateInterval=30s`, `--set 'monitors[0].interval=1m'`.
+3. Node Problem Detector's files: `--npd-config FILE`, repeatable; their monitors join those of the files, and replace the
+   default ones ([migration-from-npd.md](migration-from-npd.md)),
+4. the environment: `NODE_DOCTOR_SETTINGS__UPDATEINTERVAL=30s`; parts of the path joined by `__`, in any case,
+5. flags: `--set settings.updateInterval=30s`, `--set 'monitors[0].interval=1m'`.
 
 Maps are merged; a list replaces the one before it: a file that names its own `monitors` has exactly those. In texts,
 `${VAR}` and `${VAR:-default}` are filled from the environment, once; `$$` is a dollar; a variable that is not set and has
