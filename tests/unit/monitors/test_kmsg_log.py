@@ -639,6 +639,7 @@ def rule(**changes: Any) -> dict[str, Any]:
         ),
         pytest.param({"rules": [rule()], "units": ["x"]}, ["units"], id="an option of another source"),
         pytest.param({"rules": [rule()], "source": "file"}, ["path"], id="a file without a path"),
+        pytest.param({"rules": [rule()], "source": "journal", "units": ["a\0"]}, ["units"], id="a NUL"),
         pytest.param(
             {"rules": [rule()], "facilities": ["kernel"]},
             ["facilities[0]"],

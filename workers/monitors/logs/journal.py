@@ -464,7 +464,7 @@ class Journalctl:
 
 def become_journalctl(parent: int) -> None:
     """Undo, in the fork that is to become journalctl, what it has of this process; and bound its memory."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]

@@ -102,6 +102,10 @@ class LogPatternOptions(Options, frozen=True):
                     camel(option),
                     f"source {self.source} has no such option; allowed for {' and '.join(sources)}",
                 )
+        texts = (("path", (self.path,)), ("units", self.units), ("identifiers", self.identifiers))
+        for option, values in texts:
+            if any("\0" in value for value in values):
+                yield option, "holds a NUL"
         for index, name in enumerate(self.facilities):
             if name not in FACILITIES:
                 yield f"facilities[{index}]", f"found {name!r}, allowed: {', '.join(FACILITIES)}"

@@ -172,10 +172,11 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
         """Take what the log has told until it is silent for a moment, and say what holds."""
         source = self.source or self.open()
         ready = select.poll()
-        if self.options.source == "journal":
-            ready.register(source.fileno() or 0, select.POLLIN)
+        descriptor = source.fileno() if self.options.source == "journal" else None
+        if descriptor is not None:
+            ready.register(descriptor, select.POLLIN)
         while True:
-            heard = self.options.source == "journal" and ready.poll(BACKLOG_WAITS * 1000)
+            heard = descriptor is not None and ready.poll(BACKLOG_WAITS * 1000)
             seen = list(self.check())
             if not heard:
                 yield from seen
@@ -230,7 +231,9 @@ class LogPatternMonitor(Monitor[LogPatternOptions]):
         source = self.source
         assert source
         if source.lost > self.told_lost:
-            yield OVERRUN(f"{self.log} was written faster than it was read: lines are missing")
+            yield OVERRUN(
+                f"{self.log}: lines were gone before they could be read, or were too long to be read"
+            )
             self.told_lost = source.lost
         yield LINES(self.lines)
         yield LOST(source.lost)
