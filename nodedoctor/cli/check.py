@@ -89,4 +89,4 @@ def in_a_line(status: Status) -> str:
     bad = [c for c in told if c.status is not ConditionStatus.FALSE or (c.message and c.severity != "info")]
     if bad:
         return "; ".join(f"{c.type} {c.status}: {c.message or c.reason}" for c in bad)
-    return ", ".join(c.reason for c in told)
+    return ", ".join(dict.fromkeys(c.reason for c in told))
