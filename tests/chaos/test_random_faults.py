@@ -25,9 +25,12 @@ def test_whatever_is_killed_or_stopped_comes_back(agent: Callable[..., Agent], s
     descriptors = supervisor.num_fds()
     end = time.monotonic() + float(os.environ.get("CHAOS_SECONDS", "60"))
     while time.monotonic() < end:
-        children = supervisor.children(recursive=True)
-        victim = chance.choice(children)
+        # After many deaths all may be waiting for their next start.
+        victim = chance.choice(supervisor.children(recursive=True) or [None])
         try:
+            if victim is None:
+                time.sleep(0.1)
+                continue
             victim.send_signal(
                 chance.choice([signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGSEGV])
             )
