@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from nodedoctor.errors import Undetermined
-from nodedoctor.monitor import ConditionType, Gauge, Monitor, Observation, Options, Percent, order_faults
+from nodedoctor.monitor import (
+    ConditionType,
+    Gauge,
+    Monitor,
+    Observation,
+    Options,
+    Percent,
+    counter,
+    order_faults,
+)
 from nodedoctor.types import Severity
 
 LOW = ConditionType(
@@ -23,6 +33,8 @@ USED = Gauge("memory_used_ratio", "Share of memory that is not available")
 SWAP_SIZE = Gauge("swap_size_bytes", "Size of all swap areas")
 SWAP_FREE = Gauge("swap_free_bytes", "Swap that is not in use")
 SWAP_USED = Gauge("swap_used_ratio", "Share of swap in use; 0 without swap")
+
+OOM_KILLS = counter("oom_kills_total", "Processes that the kernel has killed since boot to free memory")
 
 
 class MemoryOptions(Options, frozen=True):
@@ -46,16 +58,19 @@ class MemoryMonitor(Monitor[MemoryOptions]):
     """Compares memory that is not available, and swap in use, with thresholds.
 
     Reads /proc/meminfo (proc_meminfo(5)). Caches that the kernel can drop are available; those that it does not
-    know as such (the ARC of ZFS) are not.
+    know as such (the ARC of ZFS) are not. The kernel's kills are counted in /proc/vmstat (oom_kill, Linux 4.13).
     """
 
     kind, options_type = "memory-health-check", MemoryOptions
     conditions = (LOW, SWAP_HIGH)
-    metrics = (SIZE, AVAILABLE, USED, SWAP_SIZE, SWAP_FREE, SWAP_USED)
+    metrics = (SIZE, AVAILABLE, USED, SWAP_SIZE, SWAP_FREE, SWAP_USED, OOM_KILLS)
     timeout = 5.0
 
     def check(self) -> Iterator[Observation]:
-        """Look at swap, then at memory."""
+        """Look at what was killed, at swap, then at memory."""
+        killed = oom_kills(self.host.proc / "vmstat")
+        if killed is not None:
+            yield OOM_KILLS(killed)
         sizes = meminfo((self.host.proc / "meminfo").read_text())
         yield from self.check_swap(sizes.get("SwapTotal", 0), sizes.get("SwapFree", 0))
         if not sizes.get("MemTotal") or "MemAvailable" not in sizes:
@@ -91,3 +106,12 @@ def meminfo(text: str) -> dict[str, int]:
     """The sizes in the text of /proc/meminfo, in bytes; what is only a number of pages is left out."""
     lines = (line.split() for line in text.splitlines())
     return {name.rstrip(":"): int(number) * 1024 for name, number, *unit in lines if unit == ["kB"]}
+
+
+def oom_kills(path: Path) -> int | None:
+    """How many processes the kernel has killed for want of memory; None if it does not count them."""
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from nodedoctor.errors import Undetermined
 from nodedoctor.monitor import Finding, Host
+from nodedoctor.types import Metric
 from workers.monitors.system.memory import MemoryMonitor, MemoryOptions, meminfo
 
 MADV_PAGEOUT = 21
@@ -160,3 +163,60 @@ def test_a_meminfo_that_may_not_be_read_is_a_matter_of_permission(proc: Path, re
 )
 def test_a_warning_that_does_not_come_first_is_a_fault(options: MemoryOptions, paths: list[str]) -> None:
     assert [path for path, _ in options.faults()] == paths
+
+
+EATER = """
+import os, sys
+with open(sys.argv[1], "w") as procs:
+    procs.write(str(os.getpid()))
+block = bytearray(1 << 30)
+for place in range(0, len(block), 4096):
+    block[place] = 1
+"""
+
+
+@pytest.fixture
+def small_cgroup() -> Iterator[Path]:
+    """A control group with 32 MiB of memory; its cgroup.procs. Skips where none can be made, but in CI."""
+    v1 = Path("/sys/fs/cgroup/memory")
+    group = (v1 if v1.is_dir() else Path("/sys/fs/cgroup")) / f"nd-test-{os.getpid()}"
+    try:
+        if not v1.is_dir():
+            Path("/sys/fs/cgroup/cgroup.subtree_control").write_text("+memory")
+        group.mkdir()
+        (group / ("memory.limit_in_bytes" if v1.is_dir() else "memory.max")).write_text(str(32 << 20))
+    except OSError:
+        assert os.environ.get("CI") != "true"
+        pytest.skip("no memory control group can be made here")
+    yield group / "cgroup.procs"
+    group.rmdir()
+
+
+def kills() -> float:
+    """How many kills the monitor tells of on this machine."""
+    (found,) = [
+        m.value
+        for m in MemoryMonitor("m", MemoryOptions()).check()
+        if isinstance(m, Metric) and m.name == "oom_kills_total"
+    ]
+    return found
+
+
+def test_a_process_that_the_kernel_kills_for_its_memory_is_counted(small_cgroup: Path) -> None:
+    before = kills()
+    done = subprocess.run([sys.executable, "-c", EATER, str(small_cgroup)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert kills() == before + 1
+
+
+def test_a_kernel_that_does_not_count_its_kills_is_looked_at_all_the_same(proc: Path) -> None:
+    for text in (None, "nr_free_pages 1\n"):
+        if text:
+            (proc / "vmstat").write_text(text)
+        names = [
+            item.name
+            for item in MemoryMonitor("m", MemoryOptions(), Host(proc=proc)).check()
+            if isinstance(item, Metric)
+        ]
+        assert "oom_kills_total" not in names
+        assert "memory_size_bytes" in names
