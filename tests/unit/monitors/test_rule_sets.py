@@ -33,6 +33,7 @@ KUBELETS_CONDITIONS = {"Ready", "MemoryPressure", "DiskPressure", "PIDPressure",
 TOLD_TOO = {
     "docker-hung": {"hung-task"},
     "containerd-hung": {"hung-task"},
+    "containerd-shim-hung": {"hung-task"},
     "runc-hung": {"hung-task"},
     "crio-hung": {"hung-task"},
     "kubelet-hung": {"hung-task"},
