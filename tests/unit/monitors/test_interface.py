@@ -47,7 +47,9 @@ def test_a_cable_that_is_pulled_is_told_and_comes_back(namespace: str, inside: S
     monitor = inside(interfaces=["near"])
     assert monitor.bad("InterfaceDown") == []
     ip("link", "set", "far", "down", namespace=namespace)
-    eventually("it is down", lambda: monitor.bad("InterfaceDown") in (["near is lowerlayerdown"], ["near is down"]))
+    eventually(
+        "it is down", lambda: monitor.bad("InterfaceDown") in (["near is lowerlayerdown"], ["near is down"])
+    )
     ip("link", "set", "far", "up", namespace=namespace)
     eventually("it is up", lambda: monitor.bad("InterfaceDown") == [])
 
