@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Annotated, ClassVar, Generic, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from nodedoctor.host import Host
 from nodedoctor.types import Event, Metric, Severity, utc_now
 
 Percent = Annotated[float, Meta(ge=0, le=100)]
@@ -128,16 +128,6 @@ class EventReason(msgspec.Struct, frozen=True):
     def __call__(self, message: str) -> Event:
         """One event."""
         return Event(self.severity, self.reason, message, utc_now())
-
-
-class Host(msgspec.Struct, frozen=True):
-    """Where a monitor finds the machine that it looks at; tests give other folders."""
-
-    proc: Path = Path("/proc")
-    sys: Path = Path("/sys")
-    dev: Path = Path("/dev")
-    state: Path | None = None
-    """A folder for what must survive a restart, or None while there is none."""
 
 
 O = TypeVar("O", bound=Options)  # noqa: E741 - options

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from nodedoctor.config.model import Config, HttpExporter, MonitorEntry, PrometheusExporter
+from nodedoctor.config.model import Config, HttpExporter, MonitorEntry, PrometheusExporter, Settings
 from nodedoctor.duration import seconds
 from nodedoctor.exporter import Exporter
-from nodedoctor.monitor import ConditionType, EventReason, Gauge, Host, Monitor, Options
+from nodedoctor.host import Host, root_of_host
+from nodedoctor.monitor import ConditionType, EventReason, Gauge, Monitor, Options
 from nodedoctor.registry import exporter_type, monitor_type
 
 
@@ -71,6 +73,11 @@ class Roster(msgspec.Struct, frozen=True):
     monitors: tuple[MonitorSpec, ...]
     exporters: tuple[ExporterSpec, ...]
     inactive: dict[str, str]
+
+
+def host_of(settings: Settings, state: Path | None = None) -> Host:
+    """The machine that monitors look at, with `state` as their folder for what must survive a restart."""
+    return Host(state=state, root=root_of_host(settings.host_root), kubeconfig=settings.kubeconfig)
 
 
 def spec_of(entry: MonitorEntry) -> MonitorSpec:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import msgspec
 
 from nodedoctor.bus.messages import encoder, status_decoder
-from nodedoctor.roster import MonitorSpec, Roster
+from nodedoctor.host import Host
+from nodedoctor.roster import MonitorSpec, Roster, host_of
 from nodedoctor.types import Condition, ConditionStatus, Result, Severity, Status, utc_now
 from workers.life import check_once
 from workers.privileges import adopt_orphans, die_with_parent, keep_capabilities
@@ -30,12 +31,13 @@ class Running(msgspec.Struct):
 def check_all(roster: Roster) -> Iterator[tuple[str, str, Status]]:
     """Yield the name, the type and the status of each monitor, in the order of the configuration."""
     adopt_orphans()
-    running = [begin(spec) for spec in roster.monitors]
+    host = host_of(roster.config.settings)
+    running = [begin(spec, host) for spec in roster.monitors]
     for check in running:
         yield check.spec.name, check.spec.kind.kind, finish(check)
 
 
-def begin(spec: MonitorSpec) -> Running:
+def begin(spec: MonitorSpec, host: Host) -> Running:
     """Fork a process that checks once and writes its status to a pipe."""
     read, write = os.pipe()
     parent = os.getpid()
@@ -47,7 +49,7 @@ def begin(spec: MonitorSpec) -> Running:
             os.setpgid(0, 0)
             os.close(read)
             keep_capabilities(spec.capabilities)
-            send(write, encoder.encode(check_once(spec)))
+            send(write, encoder.encode(check_once(spec, host)))
             code = 0
         finally:
             os._exit(code)

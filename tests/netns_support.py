@@ -18,7 +18,8 @@ CODE = """
 import sys
 import msgspec
 from nodedoctor.errors import Undetermined
-from nodedoctor.monitor import Finding, Host
+from nodedoctor.host import Host
+from nodedoctor.monitor import (Finding)
 from nodedoctor.registry import monitor_type
 from nodedoctor.types import Event, Metric
 

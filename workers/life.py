@@ -14,8 +14,9 @@ import zmq
 
 from nodedoctor.bus.sockets import STATUS, Publisher, address
 from nodedoctor.duration import seconds
-from nodedoctor.monitor import Host, Monitor
-from nodedoctor.roster import MonitorSpec
+from nodedoctor.host import Host
+from nodedoctor.monitor import Monitor
+from nodedoctor.roster import MonitorSpec, host_of
 from nodedoctor.types import Event, Status
 from workers.cadence import Cadence
 from workers.observer import Observer
@@ -43,7 +44,7 @@ def run_monitor(place: Place, spec: MonitorSpec) -> None:
     context = zmq.Context(io_threads=1)
     publisher = Publisher(context, node=place.roster.node, epoch=place.generation)
     publisher.connect(address(place.run_dir, STATUS))
-    monitor = spec.build(Host(state=place.state_dir))
+    monitor = spec.build(host_of(place.roster.config.settings, place.state_dir))
     try:
         worker = MonitorWorker(place, spec, monitor, publisher)
         with contextlib.closing(monitor):
@@ -159,8 +160,8 @@ def has_news(status: Status, latest: Status | None) -> bool:
     ]
 
 
-def check_once(spec: MonitorSpec) -> Status:
+def check_once(spec: MonitorSpec, host: Host | None = None) -> Status:
     """The status of a single check, every finding believed at once."""
     eager = msgspec.structs.replace(spec, failure_threshold=1, success_threshold=1)
-    with contextlib.closing(eager.build()) as monitor:
+    with contextlib.closing(eager.build(host)) as monitor:
         return Observer(eager, monitor, alone=True).observe()

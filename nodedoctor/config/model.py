@@ -37,6 +37,10 @@ class Settings(Section, frozen=True):
 
     node_name: str = ""
     """The node's name in everything that is published; empty: $NODE_NAME, else the host's name."""
+    host_root: Annotated[str, Meta(pattern=r"^(/|$)")] = ""
+    """In a container, where the node's root is mounted; empty: /host if it is there, else /."""
+    kubeconfig: str = ""
+    """How to reach the API server; empty: with the pod's service account, else by $KUBECONFIG."""
     update_interval: Duration = "10s"
     """How often each process reports on itself: memory, CPU, an exporter's state."""
     enable_remediation: bool = True

@@ -105,7 +105,10 @@ def parse(name: str, text: str) -> Document:
         try:
             data = composer.compose(yaml.parse(text, Loader=Loader))
         except (yaml.YAMLError, UnicodeError) as error:
-            raise ConfigurationError([f"{name}{place(error)}: is not YAML: {problem(error)}"]) from None
+            # libyaml itself gives up at some depth, from 0.2.6 on.
+            deep = "maximum nesting depth" in problem(error)
+            fault = f"is nested more than {DEEPEST} deep" if deep else f"is not YAML: {problem(error)}"
+            raise ConfigurationError([f"{name}{place(error)}: {fault}"]) from None
     if not isinstance(data, dict):
         raise ConfigurationError(
             [f"{name}:1: expected a map with apiVersion and kind, found {kind_of(data)}"]

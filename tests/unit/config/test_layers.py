@@ -166,7 +166,7 @@ def test_names_in_the_environment_may_be_written_in_any_case(
         pytest.param(
             "NODE_DOCTOR_SETTINGS__DRYRUNMOD",
             "environment NODE_DOCTOR_SETTINGS__DRYRUNMOD: settings has no key 'DRYRUNMOD'; known: dryRunMode, "
-            "enableRemediation, nodeName, updateInterval, workerMemory; did you mean 'dryRunMode'?",
+            "enableRemediation, hostRoot, kubeconfig, nodeName, updateInterval, workerMemory; did you mean 'dryRunMode'?",
             id="a key that there is not",
         ),
         pytest.param("NODE_DOCTOR_SETINGS__X", "did you mean 'settings'?", id="a section that there is not"),

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from network_support import give_up, look, own_network
 
-from nodedoctor.monitor import Host
+from nodedoctor.host import Host
 from workers.monitors.network.conntrack import ConntrackMonitor, ConntrackOptions, drops
 
 HEAD = (

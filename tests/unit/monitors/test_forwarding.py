@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from network_support import Seen, give_up, ip, look, own_network
 
-from nodedoctor.monitor import Host
+from nodedoctor.host import Host
 from workers.monitors.network.forwarding import (
     ForwardingMonitor,
     ForwardingOptions,

@@ -12,7 +12,8 @@ from netns_support import Inside, ip, network_namespace
 from tests_support import eventually
 
 from nodedoctor.errors import Undetermined
-from nodedoctor.monitor import Finding, Host
+from nodedoctor.host import Host
+from nodedoctor.monitor import Finding
 from nodedoctor.types import Metric
 from workers.monitors.network.interface import InterfaceMonitor, InterfaceOptions
 

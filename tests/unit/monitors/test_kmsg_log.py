@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from nodedoctor.monitor import Finding, Host
+from nodedoctor.host import Host
+from nodedoctor.monitor import Finding
 from nodedoctor.types import Event, Metric, utc_now
 from workers.monitors.logs.kmsg import FRAGMENT_WAITS, KernelLog, parse
 from workers.monitors.logs.matching import Matcher

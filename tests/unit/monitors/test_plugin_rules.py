@@ -18,7 +18,8 @@ import psutil
 import pytest
 from tests_support import Agent, eventually
 
-from nodedoctor.monitor import EventReason, Finding, Host
+from nodedoctor.host import Host
+from nodedoctor.monitor import EventReason, Finding
 from nodedoctor.roster import MonitorSpec
 from nodedoctor.types import Event, Result, Severity, Status
 from workers.command import Completed

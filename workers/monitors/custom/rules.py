@@ -18,12 +18,12 @@ from msgspec import Meta
 from nodedoctor.config.model import ConditionName, Count
 from nodedoctor.duration import Duration, seconds
 from nodedoctor.errors import Undetermined
+from nodedoctor.host import Host
 from nodedoctor.monitor import (
     ConditionType,
     EventReason,
     Finding,
     Gauge,
-    Host,
     Monitor,
     Observation,
     Options,

@@ -13,15 +13,8 @@ from pathlib import Path
 import msgspec
 
 from nodedoctor.errors import Undetermined
-from nodedoctor.monitor import (
-    ConditionType,
-    EventReason,
-    Finding,
-    Host,
-    Monitor,
-    Observation,
-    counter,
-)
+from nodedoctor.host import Host
+from nodedoctor.monitor import ConditionType, EventReason, Finding, Monitor, Observation, counter
 from nodedoctor.patterns import group_names
 from nodedoctor.types import Event, Severity
 from workers.monitors.logs.matching import Hit, Kind, Matcher

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from nodedoctor.host import Host
 from nodedoctor.monitor import (
     ConditionType,
     Gauge,
-    Host,
     Monitor,
     Observation,
     Options,

@@ -13,7 +13,8 @@ from msgspec import Meta
 
 from nodedoctor.duration import Duration, seconds
 from nodedoctor.errors import Undetermined
-from nodedoctor.monitor import ConditionType, Finding, Gauge, Host, Monitor, Observation, Options, counter
+from nodedoctor.host import Host
+from nodedoctor.monitor import ConditionType, Finding, Gauge, Monitor, Observation, Options, counter
 from nodedoctor.types import Severity
 
 DOWN = ConditionType("InterfaceDown", reason="LinkDown", ok_reason="InterfacesUp")

@@ -11,16 +11,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from nodedoctor.duration import Duration, human, seconds
-from nodedoctor.monitor import (
-    ConditionType,
-    EventReason,
-    Finding,
-    Gauge,
-    Host,
-    Monitor,
-    Observation,
-    Options,
-)
+from nodedoctor.host import Host
+from nodedoctor.monitor import ConditionType, EventReason, Finding, Gauge, Monitor, Observation, Options
 from nodedoctor.sntp import Answer, address, ask
 from nodedoctor.types import Severity
 

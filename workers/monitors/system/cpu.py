@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 
+from nodedoctor.host import Host
 from nodedoctor.monitor import (
     ConditionType,
     Gauge,
-    Host,
     Monitor,
     Observation,
     Options,

@@ -8,16 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from nodedoctor.monitor import (
-    ConditionType,
-    Gauge,
-    Host,
-    Monitor,
-    Observation,
-    Options,
-    Percent,
-    order_faults,
-)
+from nodedoctor.host import Host
+from nodedoctor.monitor import ConditionType, Gauge, Monitor, Observation, Options, Percent, order_faults
 
 SPACE_LOW = ConditionType(
     "DiskSpaceLow", reason="DiskAlmostFull", ok_reason="DiskHasSpace", warning_reason="DiskFillingUp"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nodedoctor.monitor import Host
+from nodedoctor.host import Host
 from workers.monitors.system.cpu import CpuMonitor, CpuOptions, Times, cpu_times, online, shares
 
 

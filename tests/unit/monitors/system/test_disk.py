@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nodedoctor.monitor import Host
+from nodedoctor.host import Host
 from workers.monitors.system.disk import (
     DiskMonitor,
     DiskOptions,

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from nodedoctor.errors import Undetermined
-from nodedoctor.monitor import Finding, Host
+from nodedoctor.host import Host
+from nodedoctor.monitor import Finding
 from nodedoctor.types import Metric
 from workers.monitors.system.memory import MemoryMonitor, MemoryOptions, meminfo
 

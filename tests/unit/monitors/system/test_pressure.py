@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from nodedoctor.monitor import Host
+from nodedoctor.host import Host
 from workers.monitors.system.pressure import Limits, Pressure, PressureMonitor, PressureOptions, pressures
 
 RESOURCES = {"cpu": "CPUPressureHigh", "memory": "MemoryPressureHigh", "io": "IOPressureHigh"}

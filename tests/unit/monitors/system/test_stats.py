@@ -19,7 +19,7 @@ import msgspec
 import psutil
 import pytest
 
-from nodedoctor.monitor import Host
+from nodedoctor.host import Host
 from nodedoctor.roster import MonitorSpec
 from nodedoctor.types import Event, Metric, Result
 from workers.monitors.system.stats.host import os_version

@@ -15,7 +15,7 @@ import msgspec
 import psutil
 import pytest
 
-from nodedoctor.monitor import Host
+from nodedoctor.host import Host
 from nodedoctor.types import Event
 from workers.monitors.system.stats.disk import queue
 from workers.monitors.system.stats.monitor import StatsMonitor

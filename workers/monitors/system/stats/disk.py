@@ -6,7 +6,7 @@ import os
 import time
 from functools import partial
 
-from nodedoctor.monitor import Host
+from nodedoctor.host import Host
 from workers.monitors.system.stats.mounts import mounts, whole_disks
 from workers.monitors.system.stats.source import Found, Source, Unreadable, counter, gauge, why
 

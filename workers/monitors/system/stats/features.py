@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from nodedoctor.monitor import Host
+from nodedoctor.host import Host
 from nodedoctor.types import Metric
 from workers.monitors.system.stats.source import Found, Source, Unreadable, gauge, why
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from nodedoctor.monitor import EventReason, Gauge, Host, Monitor, Observation
+from nodedoctor.host import Host
+from nodedoctor.monitor import EventReason, Gauge, Monitor, Observation
 from workers.monitors.system.stats import cpu, disk, features, host, memory, net
 from workers.monitors.system.stats.options import KNOWN, StatsOptions
 from workers.monitors.system.stats.source import Source, Unreadable

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from nodedoctor.monitor import Host
+from nodedoctor.host import Host
 from workers.monitors.system.stats.source import printable
 
 RAM = "1:"
