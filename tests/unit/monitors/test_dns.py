@@ -28,8 +28,8 @@ from workers.monitors.network.dns.monitor import DnsMonitor, comes_and_goes
 from workers.monitors.network.dns.options import DnsOptions
 from workers.monitors.network.dns.settings import (
     Cluster,
+    Kubelet,
     ResolvConf,
-    cluster_of_kubelet,
     cluster_of_search_list,
     read_resolv_conf,
     whole_names,
@@ -534,6 +534,21 @@ def test_settings_that_are_wrong_are_a_warning_until_they_are_right(
     assert problems(look(monitor)) == {}
 
 
+def test_a_loopback_that_the_kubelet_passes_on_to_pods_is_a_warning_until_it_does_not(node: Node) -> None:
+    node.nameserver()
+    node.write("/run/pods.conf", "nameserver 127.0.0.53\n")
+    node.write("/var/lib/kubelet/config.yaml", "resolvConf: /run/pods.conf\n")
+    monitor = node.monitor()
+    assert problems(look(monitor)) == {
+        "ResolvConfInvalid": "the kubelet passes /run/pods.conf on to pods: there nobody answers at 127.0.0.53"
+    }
+    node.write("/run/pods.conf", f"nameserver {FIRST}\n")
+    assert problems(look(monitor)) == {}
+    node.write("/var/lib/kubelet/config.yaml", "kind: KubeletConfiguration\n")
+    node.write("/etc/resolv.conf", "nameserver ::1\n")
+    assert reasons(look(monitor))["ResolvConfInvalid"] == "LoopbackPassedToPods"
+
+
 def test_without_nameservers_only_names_that_are_asked_for_are_a_problem(node: Node) -> None:
     node.write("/etc/resolv.conf", "# nobody\n")
     assert look(node.monitor()).verdicts["DNSUnhealthy"].status == "Unknown"
@@ -577,8 +592,8 @@ def test_settings_are_read_as_the_c_library_does(text: str, conf: ResolvConf) ->
 
 
 def test_a_cluster_is_recognized() -> None:
-    assert cluster_of_kubelet("a: 1\n") == Cluster()
-    assert cluster_of_kubelet(KUBELET) == Cluster((SECOND,), "corp.internal")
+    assert Kubelet().cluster == Cluster()
+    assert msgspec.yaml.decode(KUBELET, type=Kubelet).cluster == Cluster((SECOND,), "corp.internal")
     pod = ResolvConf((FIRST,), search=("ns.svc.a.b", "svc.a.b", "a.b", "corp.lan"))
     assert cluster_of_search_list(pod) == Cluster((FIRST,), "a.b")
     assert cluster_of_search_list(ResolvConf((FIRST,), search=("svc.corp.lan", "x"))) == Cluster()

@@ -18,10 +18,11 @@ from workers.monitors.network.dns.asking import PROBE, REASONS, Answer, Question
 from workers.monitors.network.dns.options import DnsOptions
 from workers.monitors.network.dns.settings import (
     Cluster,
+    Kubelet,
     ResolvConf,
-    cluster_of_kubelet,
     cluster_of_search_list,
     is_whole,
+    loopbacks,
     read_resolv_conf,
     whole_names,
 )
@@ -51,7 +52,13 @@ CONF = ConditionType(
     reason="NoNameservers",
     ok_reason="ResolvConfIsSound",
     severity=Severity.WARNING,
-    reasons=("NoNameservers", "InvalidNameserver", "TooManyNameservers", "SearchListTooLong"),
+    reasons=(
+        "NoNameservers",
+        "InvalidNameserver",
+        "TooManyNameservers",
+        "SearchListTooLong",
+        "LoopbackPassedToPods",
+    ),
 )
 UP = Gauge("dns_nameserver_up", "1 if the nameserver answers", ("nameserver",))
 DURATION = Gauge(
@@ -91,17 +98,16 @@ class DnsMonitor(Monitor[DnsOptions]):
 
     def check(self) -> Iterator[Observation]:
         """Look at the settings, then ask everybody and judge the answers."""
-        conf = self.settings()
+        conf = self.settings(self.options.resolv_conf)
+        kubelet, missing = self.kubelet()
         if not self.options.nameservers:
-            yield CONF.when(False, "")
-            for reason, message in conf.faults():
-                yield CONF.when(True, f"{self.options.resolv_conf} {message}", reason)
+            yield from self.conf_findings(conf, kubelet)
         node = Group("", self.options.nameservers or conf.asked, self.options.external_names)
         hidden = Group("", self.upstreams(node.servers), ())
         cluster = Group("cluster DNS ", (), ())
         if self.options.cluster_names:
             try:
-                cluster = self.cluster(conf)
+                cluster = self.cluster(conf, kubelet, missing)
             except Undetermined as error:
                 yield CLUSTER.unknown(str(error), error.reason)
         groups = (node, hidden, cluster)
@@ -112,12 +118,24 @@ class DnsMonitor(Monitor[DnsOptions]):
             yield from resolution(CLUSTER, cluster, answers)
         yield from self.server_findings(groups, answers)
 
-    def settings(self) -> ResolvConf:
-        """What the node's resolv.conf says; nothing if there is none."""
+    def settings(self, path: str) -> ResolvConf:
+        """What a resolv.conf of the node says; nothing if there is none."""
         try:
-            return read_resolv_conf(self.host.path(self.options.resolv_conf).read_text(errors="replace"))
+            return read_resolv_conf(self.host.path(path).read_text(errors="replace"))
         except FileNotFoundError:
             return ResolvConf()
+
+    def conf_findings(self, conf: ResolvConf, kubelet: Kubelet | None) -> Iterator[Finding]:
+        """What is wrong with the settings, for the node or for its pods."""
+        yield CONF.when(False, "")
+        for reason, message in conf.faults():
+            yield CONF.when(True, f"{self.options.resolv_conf} {message}", reason)
+        if kubelet and kubelet.resolv_conf:
+            for server in loopbacks(self.settings(kubelet.resolv_conf)):
+                message = (
+                    f"the kubelet passes {kubelet.resolv_conf} on to pods: there nobody answers at {server}"
+                )
+                yield CONF.when(True, message, "LoopbackPassedToPods")
 
     def upstreams(self, servers: tuple[str, ...]) -> tuple[str, ...]:
         """Whom systemd-resolved asks, if it is among `servers`."""
@@ -129,37 +147,34 @@ class DnsMonitor(Monitor[DnsOptions]):
             return ()
         return tuple(server for server in conf.nameservers if server not in servers)
 
-    def cluster(self, conf: ResolvConf) -> Group:
+    def cluster(self, conf: ResolvConf, kubelet: Kubelet | None, missing: str) -> Group:
         """The cluster's DNS, and what it has to know.
 
         Raises:
-            Undetermined: nobody says where it is, or what its domain is.
+            Undetermined: nobody says where it is, or what its domain is; the kubelet for the reason `missing`.
         """
-        known, why = Cluster(self.options.cluster_dns, self.options.cluster_domain.strip(".")), ""
-        if not known.servers or not known.domain:
-            found, why = self.kubelet()
-            known = known.completed(found).completed(cluster_of_search_list(conf))
+        known = Cluster(self.options.cluster_dns, self.options.cluster_domain.strip("."))
+        known = known.completed(kubelet.cluster if kubelet else Cluster())
+        known = known.completed(cluster_of_search_list(conf))
         if not known.servers:
-            raise Undetermined(
-                f"where the cluster's DNS is is not known: {why}; or set clusterDns", "NoClusterDNS"
-            )
+            text = f"where the cluster's DNS is is not known: {missing}; or set clusterDns"
+            raise Undetermined(text, "NoClusterDNS")
         names = self.options.cluster_names
         if not known.domain and not all(is_whole(name, "") for name in names):
-            raise Undetermined(
-                f"the cluster's domain is not known: {why}; or set clusterDomain", "NoClusterDomain"
-            )
+            text = f"the cluster's domain is not known: {missing}; or set clusterDomain"
+            raise Undetermined(text, "NoClusterDomain")
         return Group("cluster DNS ", known.servers, whole_names(names, known.domain))
 
-    def kubelet(self) -> tuple[Cluster, str]:
-        """What the kubelet's configuration says of the cluster's DNS, and what is wrong with it otherwise."""
+    def kubelet(self) -> tuple[Kubelet | None, str]:
+        """The kubelet's configuration, and what is wrong with it if it says too little."""
         path = self.options.kubelet_config
         try:
-            found = cluster_of_kubelet(self.host.path(path).read_text(errors="replace"))
+            text = self.host.path(path).read_text(errors="replace")
+            return msgspec.yaml.decode(text, type=Kubelet), f"{path} does not say it"
         except OSError as error:
-            return Cluster(), f"{path} can't be read ({error.strerror}), name another one as kubeletConfig"
+            return None, f"{path} can't be read ({error.strerror}), name another one as kubeletConfig"
         except msgspec.MsgspecError:
-            return Cluster(), f"{path} is no kubelet's configuration, name another one as kubeletConfig"
-        return found, f"{path} does not say it"
+            return None, f"{path} is no kubelet's configuration, name another one as kubeletConfig"
 
     def node_findings(self, node: Group, answers: Answers) -> Iterator[Finding]:
         """Whether the node can resolve names."""

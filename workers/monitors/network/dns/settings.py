@@ -67,11 +67,17 @@ class Cluster(msgspec.Struct, frozen=True):
         return Cluster(self.servers or other.servers, self.domain or other.domain)
 
 
-class KubeletConfiguration(msgspec.Struct, frozen=True):
-    """The part of kubelet.config.k8s.io/v1beta1 that matters here."""
+class Kubelet(msgspec.Struct, frozen=True):
+    """The part of a kubelet's configuration (kubelet.config.k8s.io/v1beta1) that matters here."""
 
     servers: tuple[str, ...] = msgspec.field(name="clusterDNS", default=())
     domain: str = msgspec.field(name="clusterDomain", default="")
+    resolv_conf: str = msgspec.field(name="resolvConf", default="/etc/resolv.conf")
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster's DNS, as pods are told of it."""
+        return Cluster(self.servers, self.domain.strip("."))
 
 
 def read_resolv_conf(text: str) -> ResolvConf:
@@ -104,14 +110,9 @@ def is_address(text: str) -> bool:
     return False
 
 
-def cluster_of_kubelet(text: str) -> Cluster:
-    """What a kubelet's configuration says.
-
-    Raises:
-        MsgspecError: `text` is none.
-    """
-    found = msgspec.yaml.decode(text, type=KubeletConfiguration)
-    return Cluster(found.servers, found.domain.strip("."))
+def loopbacks(conf: ResolvConf) -> list[str]:
+    """Those nameservers that would be in each pod itself, if `conf` were passed on to it."""
+    return [server for server in conf.asked if ip_address(server).is_loopback]
 
 
 def cluster_of_search_list(conf: ResolvConf) -> Cluster:
