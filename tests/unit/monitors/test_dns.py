@@ -399,6 +399,19 @@ def test_queries_that_are_lost_now_and_then_are_a_warning_until_no_more_are(node
     eventually("they are forgotten", lambda: problems(look(monitor)) == {})
 
 
+def test_a_nameserver_that_fails_now_and_then_is_intermittent_too(node: Node) -> None:
+    server = node.nameserver()
+    monitor = node.monitor(externalNames=[NAME], window=4, minimumSamples=4)
+    for behaviour in (found, says(dns.rcode.SERVFAIL), found, says(dns.rcode.SERVFAIL)):
+        server.behave = behaviour
+        seen = look(monitor)
+    assert "DNSIntermittent" in problems(seen)
+    for behaviour in (found, says(dns.rcode.NXDOMAIN), found, says(dns.rcode.NXDOMAIN)):
+        server.behave = behaviour
+        seen = look(monitor)
+    assert "DNSIntermittent" not in problems(seen), "the name is what is missing"
+
+
 def test_a_single_outage_is_not_intermittent(node: Node) -> None:
     server = node.nameserver()
     monitor = node.monitor(window=6, minimumSamples=4)

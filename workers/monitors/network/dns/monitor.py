@@ -142,10 +142,9 @@ class DnsMonitor(Monitor[DnsOptions]):
         if STUBS.isdisjoint(servers):
             return ()
         try:
-            conf = read_resolv_conf(self.host.path(UPSTREAMS).read_text(errors="replace"))
+            return self.settings(UPSTREAMS).nameservers
         except OSError:  # it may keep them to itself
             return ()
-        return tuple(server for server in conf.nameservers if server not in servers)
 
     def cluster(self, conf: ResolvConf, kubelet: Kubelet | None, missing: str) -> Group:
         """The cluster's DNS, and what it has to know.
