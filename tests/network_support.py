@@ -1,12 +1,20 @@
-"""A network of a test's own, and what one check of a monitor finds in it."""
+"""Networks of a test's own, and what monitors find in them.
+
+A monitor that reads /proc and opens sockets is looked at from this process (`entered`); one that reads /sys takes a
+process whose /sys is the network's (`Inside`).
+"""
 
 from __future__ import annotations
 
 import ctypes
+import itertools
+import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
@@ -17,6 +25,30 @@ from nodedoctor.types import ConditionStatus, Event, Metric
 from workers.verdicts import Verdict, fold
 
 CLONE_NEWNET = 0x40000000
+NUMBERS = itertools.count()
+CODE = """
+import sys
+import msgspec
+from nodedoctor.errors import Undetermined
+from nodedoctor.host import Host
+from nodedoctor.monitor import Finding
+from nodedoctor.registry import monitor_type
+from nodedoctor.types import Event, Metric
+
+kind = monitor_type(sys.argv[1])
+options = msgspec.convert(msgspec.json.decode(sys.argv[2]), kind.options_type)
+assert list(options.faults()) == [], list(options.faults())
+monitor = kind("inside", options, Host())
+for _ in sys.stdin:
+    seen = {"findings": [], "events": [], "metrics": [], "undetermined": ""}
+    places = {Finding: "findings", Event: "events", Metric: "metrics"}
+    try:
+        for item in monitor.check():
+            seen[places[type(item)]].append(item)
+    except Undetermined as error:
+        seen["undetermined"] = f"{error.reason}: {error}"
+    print(msgspec.json.encode(seen).decode(), flush=True)
+"""
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -54,25 +86,115 @@ def give_up(error: Exception) -> NoReturn:
     pytest.skip(f"this machine can't make the fault: {error} {getattr(error, 'stderr', '')}")
 
 
-def ip(*words: str) -> None:
-    """Have iproute2 change the network."""
+def ip(*words: str, namespace: str = "") -> str:
+    """Run the program of this name, in a namespace if one is given; what it prints."""
+    inside = ["-n", namespace] if namespace else []
     try:
-        subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+        return subprocess.run(["ip", *inside, *words], check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         give_up(error)
 
 
 @contextmanager
-def own_network() -> Iterator[None]:
-    """This thread, which has to be the process's first, is in a network of its own with nothing but a loopback."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    before = os.open("/proc/self/ns/net", os.O_RDONLY)
+def network_namespace() -> Iterator[str]:
+    """The name of a new one, with nothing in it but a loopback that is up."""
+    name = f"nd{os.getpid()}x{next(NUMBERS)}"
+    ip("netns", "add", name)
     try:
-        if libc.unshare(CLONE_NEWNET):
-            give_up(OSError(ctypes.get_errno(), "unshare"))
-        ip("link", "set", "lo", "up")
+        ip("link", "set", "lo", "up", namespace=name)
+        yield name
+    finally:
+        ip("netns", "del", name)
+
+
+@contextmanager
+def entered(namespace: str) -> Iterator[None]:
+    """This thread is in `namespace`; only the first thread of a process also sees its /proc/net and /proc/sys/net.
+
+    A socket stays in the network that it was made in, also when it is used elsewhere.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def enter(place: int) -> None:
+        if libc.setns(place, CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns")
+
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    inside = os.open(Path("/run/netns") / namespace, os.O_RDONLY)
+    try:
+        enter(inside)
         yield
     finally:
-        back = libc.setns(before, CLONE_NEWNET)
+        enter(before)
         os.close(before)
-        assert back == 0
+        os.close(inside)
+
+
+@contextmanager
+def own_network() -> Iterator[None]:
+    """This thread is in a network of its own with nothing but a loopback."""
+    with network_namespace() as name, entered(name):
+        yield
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """Two namespaces, and the cable between them: its ends are called `wire`.
+
+    The default routes of the node lead to the gateway.
+    """
+
+    gateway: str
+    node: str
+    gateway_v4: str = "10.77.0.1"
+    gateway_v6: str = "fd77::1"
+    node_v4: str = "10.77.0.2"
+    node_v6: str = "fd77::2"
+
+
+@contextmanager
+def gateway_and_node() -> Iterator[Pair]:
+    """A node and, one hop away, whatever a test puts on its gateway: servers, peers, other networks."""
+    with network_namespace() as gateway, network_namespace() as node:
+        pair = Pair(gateway, node)
+        ip("link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", node, namespace=gateway)
+        for namespace, v4, v6 in (
+            (gateway, pair.gateway_v4, pair.gateway_v6),
+            (node, pair.node_v4, pair.node_v6),
+        ):
+            ip("address", "add", f"{v4}/24", "dev", "wire", namespace=namespace)
+            ip("address", "add", f"{v6}/64", "dev", "wire", "nodad", namespace=namespace)
+            ip("link", "set", "wire", "up", namespace=namespace)
+        ip("route", "add", "default", "via", pair.gateway_v4, namespace=node)
+        ip("-6", "route", "add", "default", "via", pair.gateway_v6, namespace=node)
+        yield pair
+
+
+class Inside:
+    """A monitor that checks, when it is asked to, in a network namespace; ip netns gives it the right /sys."""
+
+    def __init__(self, namespace: str, kind: str, **options: Any) -> None:
+        command = ["ip", "netns", "exec", namespace, sys.executable, "-c", CODE, kind, json.dumps(options)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def check(self) -> dict[str, Any]:
+        """What one check finds."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        seen: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return seen
+
+    def bad(self, condition: str) -> list[str]:
+        """What is bad of a condition, by one check; it must have been looked at."""
+        findings = [f for f in self.check()["findings"] if f["type"] == condition]
+        assert findings
+        return [f["message"] for f in findings if f["bad"]]
+
+    def close(self) -> None:
+        """End it."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()

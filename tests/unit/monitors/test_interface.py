@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from netns_support import Inside, ip, network_namespace
+from network_support import Inside, ip, network_namespace
 from tests_support import eventually
 
 from nodedoctor.errors import Undetermined
