@@ -7,7 +7,7 @@ import sys
 
 from benchmarks.figures import machine
 
-NAMES = ("memory", "idle_cpu", "start", "restart", "isolation", "broker", "logs")
+NAMES = ("memory", "idle_cpu", "start", "restart", "isolation", "broker", "logs", "monitors")
 
 
 def main() -> None:

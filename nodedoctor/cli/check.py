@@ -13,18 +13,33 @@ from nodedoctor import log
 from nodedoctor.cli.options import configuration, output
 from nodedoctor.cli.tables import as_json, colored, table
 from nodedoctor.config.load import load, node_name
+from nodedoctor.config.model import MonitorEntry
 from nodedoctor.errors import ConfigurationError
-from nodedoctor.roster import Roster, roster_of
+from nodedoctor.registry import MONITORS, monitor_type
+from nodedoctor.registry import names as names_of
+from nodedoctor.roster import Roster, roster_of, spec_of
 from nodedoctor.types import ConditionStatus, Result, Status
 from nodedoctor.words import did_you_mean
 
 
 @click.command()
 @click.argument("names", metavar="[NAME...]", nargs=-1)
+@click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="Also run one monitor of each type that is not configured and works without options.",
+)
 @configuration
 @output
 def check(
-    names: tuple[str, ...], files: tuple[Path, ...], npd: tuple[Path, ...], flags: tuple[str, ...], form: str
+    names: tuple[str, ...],
+    *,
+    every: bool,
+    files: tuple[Path, ...],
+    npd: tuple[Path, ...],
+    flags: tuple[str, ...],
+    form: str,
 ) -> None:
     r"""Run the configured monitors once, each in its own process under its timeout, and print what they find.
 
@@ -33,13 +48,15 @@ def check(
     \b
     Examples:
       node-doctor check
+      node-doctor check --all
       node-doctor check disk memory -o json
     """
     from supervisor.once import check_all
 
     log.set_up("error", log.default_form(), "check")
     config = load(files, flags, npd=npd).config
-    chosen = choose(roster_of(config, node_name(config)), names)
+    roster = roster_of(config, node_name(config))
+    chosen = choose(with_every_type(roster) if every else roster, names)
     rows = [row(name, kind, status) for name, kind, status in check_all(chosen)]
     if form == "json":
         click.echo(as_json(rows))
@@ -49,6 +66,23 @@ def check(
         ]
         click.echo(table(("MONITOR", "TYPE", "STATE", "TOOK", "WHAT"), lines))
     sys.exit(1 if any(r["state"] == Result.PROBLEM for r in rows) else 0)
+
+
+def with_every_type(roster: Roster) -> Roster:
+    """`roster` and, under its type's name, a monitor of each type that it lacks and that needs no options."""
+    taken = {spec.kind.kind for spec in roster.monitors} | {spec.name for spec in roster.monitors}
+    missing = [kind for kind in names_of(MONITORS) if kind not in taken and runs_by_itself(kind)]
+    more = [spec_of(MonitorEntry(name=kind, type=kind)) for kind in missing]
+    return msgspec.structs.replace(roster, monitors=(*roster.monitors, *more))
+
+
+def runs_by_itself(kind: str) -> bool:
+    """Whether the type looks at something without being told at what."""
+    options = monitor_type(kind).options_type
+    try:
+        return not list(msgspec.convert({}, options).faults())
+    except msgspec.ValidationError:
+        return False
 
 
 def choose(roster: Roster, names: tuple[str, ...]) -> Roster:

@@ -66,6 +66,15 @@ def test_check_believes_a_problem_at_once_and_survives_hangs_and_crashes() -> No
     assert states == {"hang": "timeout", "deaf": "timeout", "crash": "crash", "raise": "unknown"}
 
 
+def test_check_all_runs_every_type_that_needs_no_options() -> None:
+    named = monitors("{name: mine, type: memory-health-check}")
+    done = node_doctor("check", "--all", "-o", "json", "--set", named)
+    kinds = [row["type"] for row in json.loads(done.stdout)]
+    assert len(kinds) == len(set(kinds))
+    assert {"memory-health-check", "disk-health-check", "clock-health-check"} <= set(kinds)
+    assert not {"http-health-check", "custom-plugin", "misbehaviour"} & set(kinds)
+
+
 def test_check_of_an_unknown_name_says_what_there_is() -> None:
     done = node_doctor("check", "memry")
     assert done.returncode == 2
