@@ -108,8 +108,8 @@ def test_a_partition_is_on_its_disk_and_a_mapped_device_is_its_own(tmp_path: Pat
 
 
 @pytest.fixture
-def throttled() -> Iterator[Callable[[str, int], Path]]:
-    """A cgroup (version 1) that lets a device do so many writes a second."""
+def slowed() -> Iterator[Callable[[Path], None]]:
+    """Lets this process write four times a second to the disk on which a file is; blkio of cgroup version 1."""
     folder = BLKIO / f"node-doctor-test-{os.getpid()}"
     try:
         folder.mkdir()
@@ -118,29 +118,48 @@ def throttled() -> Iterator[Callable[[str, int], Path]]:
             raise
         pytest.skip(f"no blkio: {error}")
 
-    def limit(device: str, writes: int) -> Path:
-        (folder / "blkio.throttle.write_iops_device").write_text(f"{device} {writes}")
-        return folder / "cgroup.procs"
+    def slow(file: Path) -> None:
+        device = file.stat().st_dev
+        limit = f"{os.major(device)}:{os.minor(device)} 4"
+        (folder / "blkio.throttle.write_iops_device").write_text(limit)
+        (folder / "cgroup.procs").write_text(str(os.getpid()))
 
-    yield limit
+    yield slow
     (BLKIO / "cgroup.procs").write_text(str(os.getpid()))
     folder.rmdir()
 
 
-def test_the_requests_of_a_real_device_are_counted(
-    ext4: Callable[..., Path], look: Callable[..., Any], throttled: Callable[[str, int], Path]
+def write(point: Path, times: int) -> None:
+    """Write to the device and not only to memory, so many times."""
+    descriptor = os.open(point / "file", os.O_CREAT | os.O_WRONLY | os.O_DSYNC)
+    for _ in range(times):
+        os.pwrite(descriptor, bytes(4096), 0)
+    os.close(descriptor)
+
+
+def test_a_real_device_below_which_everything_waits_is_slow_until_it_does_not(
+    ext4: Callable[..., Path],
+    run: Callable[..., None],
+    look: Callable[..., Any],
+    slowed: Callable[[Path], None],
 ) -> None:
     point = ext4()
     device = next(m.device for m in mount_table(Path("/proc")) if m.point == str(point))
-    monitor = DiskMonitor("disk", DiskOptions(paths=(DiskPath(str(point)),)))
     name = whole_disk(device, Path("/sys")) or ""
-    before = look(monitor).metric("disk_written_bytes_total", device=name)
-    throttled(device, 20).write_text(str(os.getpid()))
-    descriptor = os.open(point / "file", os.O_CREAT | os.O_WRONLY | os.O_DSYNC)
-    for _ in range(10):
-        os.pwrite(descriptor, bytes(4096), 0)
-    os.close(descriptor)
+    run("losetup", "--direct-io=on", f"/dev/{name}")
+    options = DiskOptions(paths=(DiskPath(str(point)),), slow_at="150ms", slow_requests=4)
+    monitor = DiskMonitor("disk", options)
+    write(point, 4)
+    before = look(monitor)
+    assert before["DiskSlow"] == "False"
+    slowed(point.parent)
+    write(point, 4)
     seen = look(monitor)
-    assert seen.metric("disk_written_bytes_total", device=name) >= before + 10 * 4096
-    assert seen.metric("disk_wait_seconds", device=name, operation="write") >= 0
-    assert 0 <= seen.metric("disk_utilisation_ratio", device=name) <= 1
+    assert (seen["DiskSlow"], seen.verdicts["DiskSlow"].severity) == ("True", "warning")
+    assert name in seen.verdicts["DiskSlow"].message
+    assert seen.metric("disk_wait_seconds", device=name, operation="write") > 0.15
+    series = {"name": "disk_written_bytes_total", "device": name}
+    assert seen.metric(**series) >= before.metric(**series) + 4 * 4096
+    (BLKIO / "cgroup.procs").write_text(str(os.getpid()))
+    write(point, 4)
+    assert look(monitor)["DiskSlow"] == "False"
