@@ -300,6 +300,15 @@ def test_a_certificate_that_expires_soon_is_warned_of(serve: Callable[..., tuple
     assert Bench(*served, certificateWarning="1d").problems() == {}
 
 
+def test_what_the_way_took_is_not_blamed_on_the_clock(server: tuple[Server, Path]) -> None:
+    def late(_: str) -> bytes:
+        time.sleep(1.6)
+        return answer(200)
+
+    server[0].reply = late
+    assert Bench(*server, requestTimeout="5s", slowAt="5s", skewThreshold="100ms").problems() == {}
+
+
 def test_a_slow_server_is_warned_of_until_it_is_fast_and_its_clock_is_not_blamed(
     server: tuple[Server, Path],
 ) -> None:
@@ -343,6 +352,11 @@ def test_clocks_differ_only_by_what_the_way_does_not_explain(
     date: float, began: float, took: float, expected: float
 ) -> None:
     assert skew(date, began, took) == expected
+
+
+def test_a_server_behind_a_path_is_asked_below_it(server: tuple[Server, Path]) -> None:
+    assert Bench(*server, url=f"{server[0].url}/k8s/cluster/").problems() == {}
+    assert server[0].requests[0].startswith("GET /k8s/cluster/readyz ")
 
 
 def test_a_percentile_is_one_of_the_values() -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from nodedoctor.host import Host
 from workers.monitors.system.disk.devices import diskstats, whole_disk
-from workers.monitors.system.disk.monitor import DiskMonitor
-from workers.monitors.system.disk.mounts import mount_table
+from workers.monitors.system.disk.monitor import DiskMonitor, block_device
+from workers.monitors.system.disk.mounts import mount_table, parse_mount
 from workers.monitors.system.disk.options import DiskOptions, DiskPath
 
 MACHINES = Path(__file__).parents[3] / "proc"
@@ -109,7 +109,7 @@ def test_a_partition_is_on_its_disk_and_a_mapped_device_is_its_own(tmp_path: Pat
 
 @pytest.fixture
 def slowed() -> Iterator[Callable[[Path], None]]:
-    """Lets this process write four times a second to the disk on which a file is; blkio of cgroup version 1."""
+    """Lets this process write twice a second to the disk on which a file is; blkio of cgroup version 1."""
     folder = BLKIO / f"node-doctor-test-{os.getpid()}"
     try:
         folder.mkdir()
@@ -120,7 +120,7 @@ def slowed() -> Iterator[Callable[[Path], None]]:
 
     def slow(file: Path) -> None:
         device = file.stat().st_dev
-        limit = f"{os.major(device)}:{os.minor(device)} 4"
+        limit = f"{os.major(device)}:{os.minor(device)} 2"
         (folder / "blkio.throttle.write_iops_device").write_text(limit)
         (folder / "cgroup.procs").write_text(str(os.getpid()))
 
@@ -147,7 +147,7 @@ def test_a_real_device_below_which_everything_waits_is_slow_until_it_does_not(
     device = next(m.device for m in mount_table(Path("/proc")) if m.point == str(point))
     name = whole_disk(device, Path("/sys")) or ""
     run("losetup", "--direct-io=on", f"/dev/{name}")
-    options = DiskOptions(paths=(DiskPath(str(point)),), slow_at="150ms", slow_requests=4)
+    options = DiskOptions(paths=(DiskPath(str(point)),), slow_at="100ms", slow_requests=4)
     monitor = DiskMonitor("disk", options)
     write(point, 4)
     before = look(monitor)
@@ -157,9 +157,25 @@ def test_a_real_device_below_which_everything_waits_is_slow_until_it_does_not(
     seen = look(monitor)
     assert (seen["DiskSlow"], seen.verdicts["DiskSlow"].severity) == ("True", "warning")
     assert name in seen.verdicts["DiskSlow"].message
-    assert seen.metric("disk_wait_seconds", device=name, operation="write") > 0.15
+    assert seen.metric("disk_wait_seconds", device=name, operation="write") > 0.1
     series = {"name": "disk_written_bytes_total", "device": name}
     assert seen.metric(**series) >= before.metric(**series) + 4 * 4096
     (BLKIO / "cgroup.procs").write_text(str(os.getpid()))
     write(point, 4)
     assert look(monitor)["DiskSlow"] == "False"
+
+
+def test_btrfs_lies_on_the_device_that_it_names_as_its_source(tmp_path: Path) -> None:
+    (tmp_path / "vda2").symlink_to("/dev/loop0")
+    mount = parse_mount("30 1 0:33 /sub / rw - btrfs /dev/vda2 rw")
+    found = [block_device(Host(dev=dev), mount) for dev in (tmp_path, tmp_path / "none")]
+    assert found == ["7:0", "0:33"]
+
+
+def test_configured_devices_take_the_place_of_those_below_the_paths(
+    ext4: Callable[..., Path], look: Callable[..., Any]
+) -> None:
+    point = ext4()
+    monitor = DiskMonitor("disk", DiskOptions(paths=(DiskPath(str(point)),), devices=("loop7",)))
+    look(monitor)
+    assert set(monitor.devices) == {"loop7"}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nodedoctor.host import Host
-from workers.monitors.system.disk.forecast import Sample, pace
+from workers.monitors.system.disk.forecast import MOST, History, Sample, pace
 from workers.monitors.system.disk.monitor import DiskMonitor
 from workers.monitors.system.disk.mounts import mount_table
 from workers.monitors.system.disk.options import DiskOptions, DiskPath
@@ -206,3 +206,55 @@ def test_a_container_without_any_table_does_not_know_what_can_be_written(
 ) -> None:
     host = Host(root=tmp_path, proc=tmp_path / "proc")
     assert look(DiskMonitor("disk", DiskOptions(), host))["DiskReadOnly"] == "Unknown"
+
+
+def filled(history: History, size: float = 1e9) -> History:
+    """`history` after an hour in which a byte was written each second."""
+    for minute in range(61):
+        history.add(Sample(60.0 * minute, 60.0 * minute), size)
+    return history
+
+
+def test_a_warning_does_not_come_and_go_at_the_limit() -> None:
+    history = filled(History(3600))
+    assert history.full_in(7200) == pytest.approx(7200)
+    assert [history.soon(left, 7200) for left in (7201, 7200, 8000, 9001, 8000, None)] == [
+        False,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_a_file_system_that_was_resized_begins_anew() -> None:
+    history = filled(History(3600))
+    history.add(Sample(3660, 3660), 2e9)
+    assert history.full_in(7200) is None
+
+
+def test_the_samples_that_are_kept_are_bounded() -> None:
+    history = History(3600)
+    for second in range(10_000):
+        history.add(Sample(float(second), 0.0), 1e9)
+    assert len(history.samples) <= MOST
+    assert history.samples[0].at >= 9_999 - 3600
+
+
+@pytest.mark.parametrize(
+    ("options", "paths"),
+    [
+        pytest.param({"forecast_window": "0s"}, ["forecastWindow"], id="no window"),
+        pytest.param({"stalled_for": "0s", "slow_at": "0s"}, ["stalledFor", "slowAt"], id="no time"),
+        pytest.param({"devices": ("vda", "/dev/vda")}, ["devices[1]"], id="a path for a name"),
+    ],
+)
+def test_limits_that_can_never_be_right_are_faults(options: dict[str, Any], paths: list[str]) -> None:
+    assert [path for path, _ in DiskOptions(**options).faults()] == paths
+
+
+def test_only_the_write_probe_may_write_anywhere() -> None:
+    assert DiskMonitor.capabilities_of(DiskOptions()) == ("CAP_DAC_READ_SEARCH",)
+    asked = DiskOptions(paths=(DiskPath("/", write_probe=True),))
+    assert DiskMonitor.capabilities_of(asked) == ("CAP_DAC_READ_SEARCH", "CAP_DAC_OVERRIDE")
