@@ -80,6 +80,7 @@ def test_a_device_is_slow_if_many_requests_take_long(
     look(bench.at(0, 100, 4_000_000_100, 0))
     seen = look(bench.at(60, 100 + writes, 4_000_000_100 + spent, 0))
     assert seen["DiskSlow"] == expected
+    assert (seen.metric("disk_wait_seconds", device="vda", operation="write") is None) is (spent < 0)
     assert seen.metric("disk_utilisation_ratio", device="vda") == pytest.approx(0.5)
     assert seen.metric("disk_written_bytes_total", device="vda") == (100 + writes) * 8 * 512
     assert look(bench.at(120, 200 + writes, 4_000_000_200 + spent, 0))["DiskSlow"] == "False"

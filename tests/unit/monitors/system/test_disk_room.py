@@ -185,6 +185,7 @@ def test_a_container_tells_of_the_node_and_not_of_itself(
         mount --rbind / {host}
         mount -o remount,bind,ro {host}
         mount -o remount,bind,ro {host}{point}
+        mount -t tmpfs -o size=1m,ro own {point}
         exec {sys.executable} {script} {point} {host}
     """
     done = subprocess.run(
