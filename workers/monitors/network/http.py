@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import http.client
-import io
 import re
 import socket
 import ssl
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -19,9 +18,7 @@ from nodedoctor.duration import Duration, seconds
 from nodedoctor.monitor import ConditionType, Gauge, Monitor, Observation, Options
 from nodedoctor.patterns import compile_pattern
 from nodedoctor.words import condition_name
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from workers.stream import DeadlineSocket
 
 UP = Gauge("http_up", "1 if the last request was answered as expected")
 CODE = Gauge("http_status_code", "Status code of the last answer, 0 without one")
@@ -194,34 +191,6 @@ def read(response: http.client.HTTPResponse) -> bytes:
     while len(body) < LONGEST_BODY and (chunk := response.read1(LONGEST_BODY - len(body))):
         body += chunk
     return body
-
-
-class DeadlineSocket(io.RawIOBase):
-    """A socket as a file whose every read has what is left of one deadline: a trickle does not prolong it."""
-
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self.sock = sock
-        self.deadline = deadline
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        """The file that http.client reads from."""
-        return io.BufferedReader(self)
-
-    def readable(self) -> bool:
-        """It is for reading."""
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        """Like socket.recv_into.
-
-        Raises:
-            TimeoutError: the deadline has passed.
-        """
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self.sock.settimeout(left)
-        return self.sock.recv_into(buffer)
 
 
 def tls(options: HttpOptions) -> ssl.SSLContext:

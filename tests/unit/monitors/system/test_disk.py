@@ -13,16 +13,10 @@ from typing import Any
 import pytest
 
 from nodedoctor.host import Host
-from workers.monitors.system.disk import (
-    DiskMonitor,
-    DiskOptions,
-    DiskPath,
-    Mount,
-    mount_of,
-    mount_table,
-    parse_mount,
-    used_percent,
-)
+from workers.monitors.system.disk.monitor import DiskMonitor
+from workers.monitors.system.disk.mounts import Mount, mount_of, mount_table, parse_mount
+from workers.monitors.system.disk.options import DiskOptions, DiskPath
+from workers.monitors.system.disk.space import used_percent
 
 FILLING = "filling"
 
@@ -78,7 +72,15 @@ def test_the_real_machine_tells_all_it_has(look: Callable[..., Any]) -> None:
     assert seen.metric("disk_read_only", path="/") == 0
     assert (seen["DiskReadOnly"], set(seen.verdicts)) == (
         "False",
-        {"DiskSpaceLow", "DiskInodesLow", "DiskReadOnly"},
+        {
+            "DiskSpaceLow",
+            "DiskInodesLow",
+            "DiskReadOnly",
+            "DiskFillingUp",
+            "FilesystemErrors",
+            "DiskStalled",
+            "DiskSlow",
+        },
     )
 
 
@@ -258,7 +260,8 @@ def test_a_path_that_may_not_be_looked_at_is_unknown(
     (tmp_path / "closed").chmod(0)
     request.getfixturevalue("as_nobody")
     seen = look(watch(tmp_path / "closed/inner"))
-    assert {(v.status, v.reason) for v in seen.verdicts.values()} == {("Unknown", "PermissionDenied")}
+    of_paths = {kind: v for kind, v in seen.verdicts.items() if kind not in {"DiskStalled", "DiskSlow"}}
+    assert {(v.status, v.reason) for v in of_paths.values()} == {("Unknown", "PermissionDenied")}
 
 
 @pytest.mark.usefixtures("as_nobody")
@@ -303,6 +306,7 @@ def test_a_mount_at_a_folder_with_an_odd_name_is_read_as_it_is_named(
                 "ext3",
                 frozenset({"rw", "noatime"}),
                 frozenset({"rw", "errors=continue"}),
+                "/dev/root",
             ),
             id="optional fields",
         ),

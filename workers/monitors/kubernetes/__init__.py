@@ -1,0 +1,1 @@
+"""Monitors of the Kubernetes parts of the node, and of the way to the cluster."""

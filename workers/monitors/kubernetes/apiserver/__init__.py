@@ -1,0 +1,1 @@
+"""The API server, as this node sees it."""

@@ -1,0 +1,1 @@
+"""Disks: their file systems and the devices below."""
