@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -190,10 +191,11 @@ def listed(names: list[str]) -> str:
 def tasks(proc: Path) -> list[Task]:
     """The processes that can be seen; those that end meanwhile, and those that may not be read, are left out."""
     found = []
-    for folder in proc.iterdir():
-        if folder.name.isdigit():
+    for name in os.listdir(proc):  # noqa: PTH208 - a third of the time that Path takes
+        if name.isdigit():
             try:
-                found.append(task((folder / "stat").read_text(errors="replace")))
+                with open(f"{proc}/{name}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - likewise
+                    found.append(task(file.read(4096).decode(errors="replace")))
             except (*GONE, PermissionError):
                 continue
     return found

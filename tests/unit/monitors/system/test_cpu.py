@@ -235,6 +235,7 @@ print(found + [bad()])
 def test_an_agent_that_its_own_limit_holds_back_says_so_until_it_may_run() -> None:
     group = Path(f"/sys/fs/cgroup/cpu/nd-test-{os.getpid()}")
     if not group.parent.is_dir() or os.geteuid():
+        assert os.environ.get("CI") != "true"
         pytest.skip("no CPU controller of cgroup v1 here")
     group.mkdir()
     try:

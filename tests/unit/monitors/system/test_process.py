@@ -31,6 +31,7 @@ def freezer(sleeper: subprocess.Popen[bytes]) -> Iterator[Path]:
     """The switch of a control group that holds the sleeper."""
     group = Path(f"/sys/fs/cgroup/freezer/nd-test-{os.getpid()}")
     if not group.parent.is_dir() or os.geteuid():
+        assert os.environ.get("CI") != "true"
         pytest.skip("no freezer of cgroup v1 here")
     group.mkdir()
     (group / "cgroup.procs").write_text(str(sleeper.pid))
