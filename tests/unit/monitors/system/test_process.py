@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,9 @@ def test_a_process_that_must_run_is_missed_once_it_has_ended(
 ) -> None:
     monitor = ProcessMonitor("p", ProcessOptions(required=(Required(f"nd-{os.getpid()}"),)))
     eventually(lambda: look(monitor)["ProcessMissing"] == "False")
-    sleeper.kill()
-    sleeper.wait()
-    seen = look(monitor)
-    assert seen["ProcessMissing"] == "True"
-    assert f"nd-{os.getpid()}" in seen.verdicts["ProcessMissing"].message
+    sleeper.kill()  # and not waited for: a zombie does not run
+    eventually(lambda: look(monitor)["ProcessMissing"] == "True")
+    assert f"nd-{os.getpid()}" in look(monitor).verdicts["ProcessMissing"].message
 
 
 @pytest.mark.parametrize(("option", "condition"), [("pids", "PIDsLow"), ("files", "FileDescriptorsLow")])
@@ -107,3 +106,29 @@ def test_numbers_that_can_never_be_right_are_faults() -> None:
     paths = [path for path, _ in ProcessOptions(zombie_threshold=0, required=wanted).faults()]
     assert paths == ["zombieThreshold", "required[0].name", "required[1].minimum", "required[2].maximum"]
     assert not list(ProcessOptions().faults())
+
+
+CHECK = """
+from workers.monitors.system.process import ProcessMonitor, ProcessOptions
+list(ProcessMonitor("p", ProcessOptions()).check())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces")
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(
+            'unshare --pid --fork --mount-proc sh -c \'sleep 3 & "$PY" -c "$CHECK"\'', id="own PIDs"
+        ),
+        pytest.param(
+            "unshare --mount sh -c 'mount -t proc -o hidepid=2 proc /proc && "
+            'exec setpriv --reuid 65534 --regid 65534 --clear-groups "$PY" -c "$CHECK"\'',
+            id="hidepid",
+        ),
+    ],
+)
+def test_a_namespace_or_a_mount_that_hides_processes_is_noticed(command: str) -> None:
+    environment = {**os.environ, "PY": sys.executable, "CHECK": CHECK}
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
+    assert "Undetermined: not all processes can be seen" in done.stderr
