@@ -21,6 +21,7 @@ from nodedoctor.monitor import (
     order_faults,
 )
 from nodedoctor.types import Severity
+from workers.throttling import Throttling, own_throttling
 
 OVERLOADED = ConditionType(
     "CPUOverloaded",
@@ -38,6 +39,12 @@ THROTTLED = ConditionType(
     ok_reason="NoThermalThrottling",
     severity=Severity.WARNING,
 )
+AGENT_THROTTLED = ConditionType(
+    "AgentThrottled",
+    reason="CPULimitTooLow",
+    ok_reason="AgentNotThrottled",
+    severity=Severity.WARNING,
+)
 UTILIZATION = Gauge("cpu_utilization_ratio", "Share of CPU time in use between two checks")
 STEAL = Gauge("cpu_steal_ratio", "Share of CPU time that the hypervisor took for others")
 ONLINE = Gauge("cpu_online_processors", "Processors that are online")
@@ -46,6 +53,12 @@ THROTTLES = counter(
     "cpu_throttles_total",
     "Thermal throttling events since boot, as all online processors count them",
     ("scope",),
+)
+AGENT_SECONDS = counter(
+    "agent_cpu_throttled_seconds_total", "Time for which the agent was held back by its own CPU limit"
+)
+AGENT_PERIODS = counter(
+    "agent_cpu_throttled_periods_total", "Scheduling periods in which the agent used up its CPU limit"
 )
 FIRST_SAMPLE = 0.2
 """Seconds over which the first check measures; later ones measure since the check before."""
@@ -62,6 +75,8 @@ class CpuOptions(Options, frozen=True):
     """Percent of time taken by the hypervisor that is a problem."""
     load_per_core_threshold: float | None = None
     """5-minute load per processor that is a problem; none: load is only measured."""
+    agent_throttled_threshold: Percent = 25
+    """Percent of scheduling periods in which the agent's own CPU limit held it back that is a problem."""
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """The warning comes before the problem, and there is a load that is none."""
@@ -94,14 +109,15 @@ class CpuMonitor(Monitor[CpuOptions]):
     """
 
     kind, options_type = "cpu-health-check", CpuOptions
-    conditions = (OVERLOADED, STOLEN, THROTTLED)
-    metrics = (UTILIZATION, STEAL, ONLINE, LOAD, THROTTLES)
+    conditions = (OVERLOADED, STOLEN, THROTTLED, AGENT_THROTTLED)
+    metrics = (UTILIZATION, STEAL, ONLINE, LOAD, THROTTLES, AGENT_SECONDS, AGENT_PERIODS)
     timeout = 5.0
 
     def __init__(self, name: str, options: CpuOptions, host: Host | None = None) -> None:
         super().__init__(name, options, host)
         self.before: Times | None = None
         self.throttles: dict[Path, int] = {}
+        self.held_back: Throttling | None = None
 
     def check(self) -> Iterator[Observation]:
         """Look at what happened since the last check."""
@@ -109,6 +125,7 @@ class CpuMonitor(Monitor[CpuOptions]):
         yield from self.check_times(cpu_times(stat))
         yield from self.check_load(online(stat))
         yield from self.check_throttling()
+        yield from self.check_agent(own_throttling())
 
     def stat(self) -> str:
         """The text of /proc/stat."""
@@ -163,6 +180,18 @@ class CpuMonitor(Monitor[CpuOptions]):
         # Compared one by one: a processor that comes online brings its old count along, which is no throttling.
         throttled = any(count > before.get(path, count) for path, count in self.throttles.items())
         yield THROTTLED.when(throttled, "processors were slowed down because they are too hot")
+
+    def check_agent(self, now: Throttling | None) -> Iterator[Observation]:
+        """Whether the agent's own limit held it back since the last check: what it measures is late then."""
+        before, self.held_back = self.held_back, now
+        if now:
+            yield AGENT_SECONDS(now.seconds)
+            yield AGENT_PERIODS(now.throttled)
+        share = 0.0
+        if now and before and now.periods > before.periods:
+            share = 100 * (now.throttled - before.throttled) / (now.periods - before.periods)
+        text = "the agent is slowed down by its own CPU limit, its probes too: raise the limit"
+        yield AGENT_THROTTLED.when(share > self.options.agent_throttled_threshold, text)
 
 
 def cpu_times(stat: str) -> Times:

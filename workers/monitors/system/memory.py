@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nodedoctor.errors import Undetermined
+from nodedoctor.host import Host
 from nodedoctor.monitor import (
     ConditionType,
+    EventReason,
     Gauge,
     Monitor,
     Observation,
@@ -35,6 +37,7 @@ SWAP_FREE = Gauge("swap_free_bytes", "Swap that is not in use")
 SWAP_USED = Gauge("swap_used_ratio", "Share of swap in use; 0 without swap")
 
 OOM_KILLS = counter("oom_kills_total", "Processes that the kernel has killed since boot to free memory")
+KILLED = EventReason("OOMKilled")
 
 
 class MemoryOptions(Options, frozen=True):
@@ -64,13 +67,16 @@ class MemoryMonitor(Monitor[MemoryOptions]):
     kind, options_type = "memory-health-check", MemoryOptions
     conditions = (LOW, SWAP_HIGH)
     metrics = (SIZE, AVAILABLE, USED, SWAP_SIZE, SWAP_FREE, SWAP_USED, OOM_KILLS)
+    events = (KILLED,)
     timeout = 5.0
+
+    def __init__(self, name: str, options: MemoryOptions, host: Host | None = None) -> None:
+        super().__init__(name, options, host)
+        self.killed: int | None = None
 
     def check(self) -> Iterator[Observation]:
         """Look at what was killed, at swap, then at memory."""
-        killed = oom_kills(self.host.proc / "vmstat")
-        if killed is not None:
-            yield OOM_KILLS(killed)
+        yield from self.check_kills(oom_kills(self.host.proc / "vmstat"))
         sizes = meminfo((self.host.proc / "meminfo").read_text())
         yield from self.check_swap(sizes.get("SwapTotal", 0), sizes.get("SwapFree", 0))
         if not sizes.get("MemTotal") or "MemAvailable" not in sizes:
@@ -78,6 +84,15 @@ class MemoryMonitor(Monitor[MemoryOptions]):
                 "/proc/meminfo has no MemAvailable: Linux 3.14 or later has it", "NoMemAvailable"
             )
         yield from self.check_memory(sizes["MemTotal"], sizes["MemAvailable"])
+
+    def check_kills(self, killed: int | None) -> Iterator[Observation]:
+        """What the kernel has killed since the last check; what it killed before the first is history."""
+        before, self.killed = self.killed, killed
+        if killed is None:
+            return
+        yield OOM_KILLS(killed)
+        if before is not None and killed > before:
+            yield KILLED(f"the kernel has killed {killed - before} process(es) for want of memory")
 
     def check_memory(self, total: int, available: int) -> Iterator[Observation]:
         """Whether too little of `total` bytes is available."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from nodedoctor.host import Host
 from workers.monitors.system.cpu import CpuMonitor, CpuOptions, Times, cpu_times, online, shares
+from workers.throttling import Throttling, throttling
 
 
 @pytest.fixture
@@ -205,3 +208,55 @@ def test_counters_that_may_not_be_read_are_a_matter_of_permission(host: Host, re
 )
 def test_thresholds_that_can_never_be_right_are_faults(options: CpuOptions, paths: list[str]) -> None:
     assert [path for path, _ in options.faults()] == paths
+
+
+THROTTLED_AGENT = """
+import os, sys, time
+from pathlib import Path
+from nodedoctor.monitor import Finding
+from workers.monitors.system.cpu import CpuMonitor, CpuOptions
+Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
+monitor = CpuMonitor("cpu", CpuOptions())
+def bad():
+    return [i.bad for i in monitor.check() if isinstance(i, Finding) and i.type == "AgentThrottled"]
+found = [bad()]
+end = time.monotonic() + 0.6
+while time.monotonic() < end:
+    pass
+found.append(bad())
+Path(sys.argv[1], "cpu.cfs_quota_us").write_text("-1")
+time.sleep(0.3)
+bad()
+time.sleep(0.1)
+print(found + [bad()])
+"""
+
+
+def test_an_agent_that_its_own_limit_holds_back_says_so_until_it_may_run() -> None:
+    group = Path(f"/sys/fs/cgroup/cpu/nd-test-{os.getpid()}")
+    if not group.parent.is_dir() or os.geteuid():
+        assert os.environ.get("CI") != "true"
+        pytest.skip("no CPU controller of cgroup v1 here")
+    group.mkdir()
+    try:
+        (group / "cpu.cfs_quota_us").write_text("20000")
+        words = [sys.executable, "-c", THROTTLED_AGENT, str(group)]
+        done = subprocess.run(words, check=True, capture_output=True, text=True)
+    finally:
+        group.rmdir()
+    assert done.stdout.strip() == "[[False], [True], [False]]"
+
+
+@pytest.mark.parametrize(
+    ("stat", "expected"),
+    [
+        ("nr_periods 9\nnr_throttled 3\nthrottled_time 1500000000\n", Throttling(9, 3, 1.5)),
+        ("usage_usec 7\nnr_periods 9\nnr_throttled 3\nthrottled_usec 1500000\n", Throttling(9, 3, 1.5)),
+        ("usage_usec 7\nuser_usec 3\n", None),
+    ],
+    ids=["cgroup v1", "cgroup v2", "the top of cgroup v2"],
+)
+def test_both_versions_of_control_groups_tell_how_often_they_held_back(
+    stat: str, expected: Throttling | None
+) -> None:
+    assert throttling(stat) == expected

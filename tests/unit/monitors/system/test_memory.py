@@ -16,7 +16,7 @@ import pytest
 from nodedoctor.errors import Undetermined
 from nodedoctor.host import Host
 from nodedoctor.monitor import Finding
-from nodedoctor.types import Metric
+from nodedoctor.types import Event, Metric
 from workers.monitors.system.memory import MemoryMonitor, MemoryOptions, meminfo
 
 MADV_PAGEOUT = 21
@@ -221,3 +221,15 @@ def test_a_kernel_that_does_not_count_its_kills_is_looked_at_all_the_same(proc: 
         ]
         assert "oom_kills_total" not in names
         assert "memory_size_bytes" in names
+
+
+def test_a_kill_is_an_event_once_and_those_before_the_first_check_are_none(small_cgroup: Path) -> None:
+    monitor = MemoryMonitor("m", MemoryOptions())
+
+    def told() -> list[str]:
+        return [item.message for item in monitor.check() if isinstance(item, Event)]
+
+    assert told() == []
+    subprocess.run([sys.executable, "-c", EATER, str(small_cgroup)], check=False)
+    assert told() == ["the kernel has killed 1 process(es) for want of memory"]
+    assert told() == []
