@@ -32,7 +32,7 @@ def echo(address: str, count: int, timeout: float) -> Echo | None:
     """Ask `address` for echoes with an id of its own; None if this process may not send any."""
     for privileged in (True, False):
         with contextlib.suppress(icmplib.ICMPLibError):
-            number = random.randrange(1, 0x10000)  # noqa: S311 - only has to differ from other pings
+            number = random.randrange(1, 0x10000)
             found = icmplib.ping(address, count, 0.1, timeout, id=number, privileged=privileged)
             return Echo(found.packet_loss, found.avg_rtt / 1000)
     return None
