@@ -50,7 +50,11 @@ def provoke(address: str, interface: str) -> None:
 
 def neighbour(address: str, interface: str) -> bool | None:
     """Whether the kernel finds `address` at `interface`; None if it can't tell (yet)."""
-    states = neighbours().get((socket.if_nametoindex(interface), ipaddress.ip_address(address).packed), 0)
+    states = 0
+    # The interface may have gone meanwhile, and a sandbox may forbid netlink.
+    with contextlib.suppress(OSError):
+        key = socket.if_nametoindex(interface), ipaddress.ip_address(address).packed
+        states = neighbours().get(key, 0)
     return True if states & THERE else False if states & GONE else None
 
 
