@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from netns_support import Inside, ip, network_namespace
+from network_support import Inside, ip, network_namespace
 from tests_support import eventually
 
 DROP = "table inet t { chain c { type filter hook input priority 0; meta l4proto { icmp } drop; }; }"
