@@ -45,7 +45,7 @@ class Silent(Undetermined):
         super().__init__(message, "SystemdDoesNotAnswer")
 
 
-class CallFailed(NodeDoctorError):
+class CallError(NodeDoctorError):
     """systemd answered with an error; `error` is its D-Bus name."""
 
     def __init__(self, error: str, message: str) -> None:
@@ -135,7 +135,7 @@ class Systemd:
         """What comes back for `message`.
 
         Raises:
-            CallFailed: an error.
+            CallError: an error.
             OSError: nothing, in time.
         """
         self.serial += 1
@@ -154,13 +154,13 @@ class Systemd:
         Raises:
             Undetermined: this process may not ask for that.
             Silent: nothing comes back in time.
-            CallFailed: systemd answers with another error.
+            CallError: systemd answers with another error.
         """
         try:
             return self.reply(message)
         except OSError as error:
             raise Silent("systemd has stopped answering") from error
-        except CallFailed as error:
+        except CallError as error:
             if error.error in DENIED:
                 raise denied(str(error)) from error
             raise
@@ -181,7 +181,7 @@ class Systemd:
         service = DBusAddress(path, bus_name=NAME, interface=f"{NAME}.Service")
         try:
             ((_, count),) = self.call(Properties(service).get("NRestarts"))
-        except CallFailed:
+        except CallError:
             return 0
         return int(count)
 
@@ -210,7 +210,7 @@ def opened(host: Host, limit: float) -> Systemd:
     for place, until in ((BUS, end - limit / 2), (PRIVATE, end)):
         try:
             systemd = dialled(str(host.path(place)), until, daemon=place == BUS)
-        except (OSError, AuthenticationError, CallFailed) as error:
+        except (OSError, AuthenticationError, CallError) as error:
             failures.append(error)
         else:
             systemd.deadline = end
@@ -247,7 +247,7 @@ def may_not(error: Exception) -> bool:
     return (
         isinstance(error, PermissionError | AuthenticationError)
         or (isinstance(error, ConnectionResetError) and os.geteuid() != 0)
-        or (isinstance(error, CallFailed) and error.error in DENIED)
+        or (isinstance(error, CallError) and error.error in DENIED)
     )
 
 
@@ -260,12 +260,12 @@ def body(answer: Message) -> tuple[Any, ...]:
     """What `answer` holds.
 
     Raises:
-        CallFailed: it is an error.
+        CallError: it is an error.
     """
     content = tuple(answer.body)
     if answer.header.message_type is MessageType.error:
         name = str(answer.header.fields.get(HeaderFields.error_name, ""))
-        raise CallFailed(name, str(content[0]) if content else name)
+        raise CallError(name, str(content[0]) if content else name)
     return content
 
 
