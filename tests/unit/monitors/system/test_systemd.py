@@ -23,7 +23,6 @@ from workers.restarts import Restarts
 from workers.systemd import connected
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root boots a systemd")
-NOBODY = 65534
 SLEEPS = "[Service]\nExecStart=sleep infinity\n"
 CRASHES = (
     "[Unit]\nStartLimitIntervalSec=0\n"
@@ -230,23 +229,21 @@ def test_a_machine_without_systemd_is_undetermined(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that everybody may look into."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
+def for_root_alone() -> Iterator[Path]:
+    """A machine without D-Bus whose systemd listens for root alone."""
+    with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX) as private:
+        root = Path(name)
+        root.chmod(0o755)
+        (root / "run/systemd/system").mkdir(parents=True)
+        private.bind(str(root / "run/systemd/private"))
+        private.listen()
+        (root / "run/systemd/private").chmod(0o600)
+        yield root
 
 
-def test_who_may_not_ask_is_told_so(open_folder: Path, as_nobody: None) -> None:
-    os.seteuid(0)
-    (open_folder / "run/systemd/system").mkdir(parents=True)
-    with socket.socket(socket.AF_UNIX) as private:
-        private.bind(str(open_folder / "run/systemd/private"))
-        (open_folder / "run/systemd/private").chmod(0o600)
-        os.seteuid(NOBODY)
-        with pytest.raises(Undetermined, match="for root alone") as caught:
-            list(SystemdMonitor("systemd", SystemdOptions(), Host(root=open_folder)).check())
-    os.seteuid(0)
+def test_who_may_not_ask_is_told_so(for_root_alone: Path, as_nobody: None) -> None:
+    with pytest.raises(Undetermined, match="for root alone") as caught:
+        list(SystemdMonitor("systemd", SystemdOptions(), Host(root=for_root_alone)).check())
     assert caught.value.reason == "AccessDenied"
 
 
