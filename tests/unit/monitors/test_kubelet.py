@@ -159,7 +159,7 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def configured(host: Host, port: int) -> None:
+def configured(host: Host, port: object) -> None:
     folder = host.root / "var/lib/kubelet"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(f"kind: KubeletConfiguration\nhealthzPort: {port}\n")
@@ -171,6 +171,9 @@ def test_the_port_is_that_of_the_kubelets_configuration(bare: Host, serve: Calla
     assert (down["KubeletUnhealthy"], reason(down, "KubeletUnhealthy")) == ("True", "KubeletDown")
     configured(bare, int(serve().place.split(":")[1]))
     assert look(kubelet(bare))["KubeletUnhealthy"] == "False"
+    configured(bare, "often")
+    with pytest.raises(Undetermined, match="no number"):
+        look(kubelet(bare))
     configured(bare, 0)
     with pytest.raises(Undetermined, match="healthzPort is 0") as caught:
         look(kubelet(bare))
@@ -227,6 +230,24 @@ def test_a_kubelet_that_is_started_again_and_again_is_told_until_that_is_over(
     while look(monitor)["KubeletRestarting"] != "False":
         assert time.monotonic() < until
         time.sleep(0.2)
+
+
+def test_a_start_that_is_learnt_of_in_another_way_is_no_restart(
+    box: Box, unit: Callable[[str], None], serve: Callable[..., Server]
+) -> None:
+    unit(SLEEPS)
+    figures = serve(metrics(time.time(), (1, 1, 1)))
+    monitor = kubelet(
+        box.host,
+        serve(),
+        metricsUrl=f"http://{figures.place}/metrics",
+        requestTimeout="500ms",
+        restartCount=1,
+    )
+    look(monitor)
+    with box.frozen():
+        assert look(monitor)["KubeletRestarting"] == "False"
+    assert look(monitor)["KubeletRestarting"] == "False"
 
 
 def metrics(seen: float, relists: tuple[int, int, int], started: float = 1.7e9) -> bytes:

@@ -131,7 +131,7 @@ class SystemdMonitor(Monitor[SystemdOptions]):
         states = Counter(unit.active_state for unit in units)
         yield from (UNITS(states[state], state=state) for state in STATES)
         yield from failed(self.heeded(units))
-        for name in self.options.must_be_active:
+        for name in dict.fromkeys(self.options.must_be_active):
             yield from self.look_at(systemd, name)
         yield from self.look_for_flapping(systemd, units)
 

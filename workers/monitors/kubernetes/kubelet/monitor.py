@@ -6,6 +6,7 @@ import http.client
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -174,9 +175,12 @@ class KubeletMonitor(Monitor[KubeletOptions]):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        own = [self.host.path(f"{FOLDER}/pki/kubelet.crt"), self.account / "ca.crt"]
-        for path in [Path(self.options.ca_file)] if self.options.ca_file else own:
-            if self.options.ca_file or path.exists():
+        if self.options.ca_file:
+            context.load_verify_locations(self.options.ca_file)
+            return context
+        for path in (self.host.path(f"{FOLDER}/pki/kubelet.crt"), self.account / "ca.crt"):
+            # Each kind of cluster has one of them; without any, the kubelet is not trusted.
+            with suppress(OSError):
                 context.load_verify_locations(path)
         return context
 
@@ -228,6 +232,8 @@ def default_healthz(host: Host) -> str:
         port = settings.get("healthzPort", 10248)
     except (OSError, yaml.YAMLError, AttributeError):
         port = 10248
+    if not isinstance(port, int):
+        raise Undetermined(f"healthzPort in {FOLDER}/config.yaml is no number", "HealthzOff")
     if port == 0:
         raise Undetermined(
             f"the kubelet's healthz is off: healthzPort is 0 in {FOLDER}/config.yaml", "HealthzOff"
