@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from nodedoctor.errors import Undetermined
 from nodedoctor.host import Host
 from workers.monitors.system.systemd import SystemdMonitor, SystemdOptions
 from workers.restarts import Restarts
-from workers.systemd import connected
+from workers.systemd import Silent, connected
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root boots a systemd")
 SLEEPS = "[Service]\nExecStart=sleep infinity\n"
@@ -220,6 +221,29 @@ def test_a_systemd_that_stops_answering_in_the_middle_is_told(box: Box) -> None:
         with box.frozen(), pytest.raises(Undetermined, match="stopped answering") as caught:
             systemd.units()
     assert caught.value.reason == "SystemdDoesNotAnswer"
+
+
+def test_an_answer_that_trickles_has_no_more_time_than_one_that_does_not_come(tmp_path: Path) -> None:
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    told = threading.Event()
+
+    def trickle() -> None:
+        client, _ = listener.accept()
+        with client:
+            while not told.wait(0.02):
+                client.send(b"O")
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "run/systemd/private"))
+        listener.listen()
+        server = threading.Thread(target=trickle)
+        server.start()
+        try:
+            with pytest.raises(Silent), connected(Host(root=tmp_path), 0.3):
+                pass
+        finally:
+            told.set()
+            server.join()
 
 
 def test_a_machine_without_systemd_is_undetermined(tmp_path: Path) -> None:
