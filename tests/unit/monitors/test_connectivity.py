@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 from network_support import Seen, look
+from tests_support import eventually
 
 from nodedoctor.types import ConditionStatus, Severity
 from workers.monitors.network.connectivity import ConnectivityMonitor, ConnectivityOptions
@@ -194,6 +196,48 @@ def test_a_name_that_there_is_not_is_not_resolved() -> None:
 def test_servers_that_hang_are_waited_for_at_once(silent: str, scheme: str) -> None:
     monitor = monitor_of(f"{scheme}://{silent}", requestTimeout="300ms")
     assert reason(look(monitor)) == "Timeout"
+
+
+def speak(server: socket.socket, words: bytes, *, for_ever: bool) -> None:
+    """Answer one after the other with these words, a byte at a time, and again and again if it is for ever."""
+    with contextlib.suppress(OSError):
+        while True:
+            with server.accept()[0] as near, contextlib.suppress(OSError):
+                near.settimeout(5)
+                near.recv(4096)
+                near.sendall(words)
+                while for_ever:
+                    near.sendall(b"x")
+                    time.sleep(0.02)
+
+
+@pytest.fixture
+def speaking() -> Iterator[Callable[..., str]]:
+    """Starts servers that say what is given; gives host and port."""
+    with ExitStack() as stack:
+
+        def start(words: bytes, *, for_ever: bool = False) -> str:
+            server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            thread = threading.Thread(target=speak, args=(server, words), kwargs={"for_ever": for_ever})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown, socket.SHUT_RDWR)
+            return f"127.0.0.1:{server.getsockname()[1]}"
+
+        yield start
+
+
+@pytest.mark.parametrize("words", [b"", b"garbage\r\n\r\n"])
+def test_what_is_no_answer_fails(speaking: Callable[..., str], words: bytes) -> None:
+    assert reason(look(monitor_of(f"http://{speaking(words)}"))) == "RequestFailed"
+
+
+def test_a_trickle_does_not_prolong_the_wait(speaking: Callable[..., str]) -> None:
+    place = speaking(b"HTTP/1.1 200 OK\r\nX: ", for_ever=True)
+    assert reason(look(monitor_of(f"http://{place}", requestTimeout="300ms"))) == "Timeout"
+    proxied = monitor_of("https://far.invalid", proxy=f"http://{place}", requestTimeout="300ms")
+    assert reason(look(proxied)) == "Timeout"
+    eventually("it gave up", lambda: not proxied.asking["e0"].is_alive())
 
 
 @pytest.mark.parametrize(
