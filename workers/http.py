@@ -35,6 +35,8 @@ class Request(msgspec.Struct, frozen=True):
     unverified: bool = False
     proxy: str = ""
     """http://[USER:PASSWORD@]HOST:PORT."""
+    context: ssl.SSLContext | None = None
+    """TLS settings that several requests share: the system's authorities take a megabyte each time."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -165,6 +167,8 @@ def read(response: http.client.HTTPResponse) -> bytes:
 
 def tls(request: Request) -> ssl.SSLContext:
     """The TLS settings that `request` asks for."""
+    if request.context:
+        return request.context
     context = ssl.create_default_context(cafile=request.ca_file or None)
     if request.unverified:
         context.check_hostname = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from threading import Thread
@@ -112,9 +113,11 @@ class ConnectivityOptions(Options, frozen=True):
 class Asking(Thread):
     """Asks one endpoint. It may stay behind in the resolver, which no deadline ends."""
 
-    def __init__(self, endpoint: Endpoint, options: ConnectivityOptions) -> None:
+    def __init__(
+        self, endpoint: Endpoint, options: ConnectivityOptions, context: ssl.SSLContext | None
+    ) -> None:
         super().__init__(daemon=True)
-        self.endpoint, self.options = endpoint, options
+        self.endpoint, self.options, self.context = endpoint, options, context
         self.answer = Answer(reason="Timeout", message=f"no whole answer within {options.request_timeout}")
         self.took = 0.0
         self.start()
@@ -122,7 +125,7 @@ class Asking(Thread):
     def run(self) -> None:
         """Ask once."""
         began = time.monotonic()
-        answer = ask(self.endpoint, self.options)
+        answer = ask(self.endpoint, self.options, self.context)
         self.took, self.answer = time.monotonic() - began, answer
 
 
@@ -140,10 +143,11 @@ class ConnectivityMonitor(Monitor[ConnectivityOptions]):
     def check(self) -> Iterator[Observation]:
         """Ask all at once."""
         deadline = time.monotonic() + seconds(self.options.request_timeout)
+        context = shared_context(self.options)
         for each in self.options.endpoints:
             before = self.asking.get(each.called())
             if before is None or not before.is_alive():
-                self.asking[each.called()] = Asking(each, self.options)
+                self.asking[each.called()] = Asking(each, self.options, context)
         failed = 0
         for name, asking in self.asking.items():
             asking.join(max(0.0, deadline - time.monotonic()))
@@ -162,7 +166,17 @@ class ConnectivityMonitor(Monitor[ConnectivityOptions]):
         yield LOST.when(failed * 100 >= share * len(self.asking), text)
 
 
-def ask(endpoint: Endpoint, options: ConnectivityOptions) -> Answer:
+def shared_context(options: ConnectivityOptions) -> ssl.SSLContext | None:
+    """TLS settings for all endpoints of one check; None if nobody needs them or each is to fail by itself."""
+    if not any(each.url.startswith("https:") for each in options.endpoints):
+        return None
+    try:
+        return ssl.create_default_context(cafile=options.ca_file or None)
+    except OSError:
+        return None
+
+
+def ask(endpoint: Endpoint, options: ConnectivityOptions, context: ssl.SSLContext | None) -> Answer:
     """What becomes of one endpoint."""
     parts = urlsplit(endpoint.url)
     if parts.scheme == "tcp":
@@ -183,6 +197,7 @@ def ask(endpoint: Endpoint, options: ConnectivityOptions) -> Answer:
         endpoint.headers,
         options.ca_file,
         proxy=proxy,
+        context=context,
     )
     answer = exchange(request)
     return through_proxy(answer) if proxy else answer
