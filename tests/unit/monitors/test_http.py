@@ -18,7 +18,8 @@ import pytest
 
 from nodedoctor.monitor import Finding
 from nodedoctor.types import Metric
-from workers.monitors.network.http import LONGEST_BODY, HttpMonitor, HttpOptions
+from workers.http import LONGEST_BODY
+from workers.monitors.network.http import HttpMonitor, HttpOptions
 
 HOST = "127.0.0.1"
 

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
-import re
-import socket
-import ssl
 import time
 from collections.abc import Iterator
-from typing import Any
-from urllib.parse import urlsplit
-
-import msgspec
 
 from nodedoctor.config.model import ConditionName
 from nodedoctor.duration import Duration, seconds
 from nodedoctor.monitor import ConditionType, Gauge, Monitor, Observation, Options
 from nodedoctor.patterns import compile_pattern
 from nodedoctor.words import condition_name
-from workers.stream import DeadlineSocket
+from workers.http import Answer, Request, exchange, header_faults, url_faults
 
 UP = Gauge("http_up", "1 if the last request was answered as expected")
 CODE = Gauge("http_status_code", "Status code of the last answer, 0 without one")
 DURATION = Gauge("http_response_seconds", "Time from connecting to the last byte that was read")
-LONGEST_BODY = 64 * 1024
-HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
-HEADER_VALUE = re.compile(r"[ -~\t]*\Z")
 
 
 class HttpOptions(Options, frozen=True):
@@ -63,44 +52,13 @@ class HttpOptions(Options, frozen=True):
             yield "requestTimeout", f"found {self.request_timeout!r}, allowed: more than 0"
         if self.expected_status_code == ():
             yield "expectedStatusCode", "is empty: no answer could be right"
-        for name, value in self.headers.items():
-            if not HEADER_NAME.match(name) or not HEADER_VALUE.match(value):
-                yield (
-                    f"headers.{name}",
-                    "a header's name is made of letters, digits and -, its value of ASCII in one line",
-                )
+        yield from header_faults(self.headers)
         if "\0" in self.ca_file:
             yield "caFile", "holds a NUL"
         try:
             compile_pattern(self.expected_body)
         except ValueError as error:
             yield "expectedBody", str(error)
-
-
-def url_faults(url: str) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with `url`."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-        host = (parts.hostname or "").encode("idna")
-    except (ValueError, UnicodeError) as error:
-        yield "url", f"found {url!r}: {error}"
-        return
-    if parts.scheme not in {"http", "https"} or not host or port == 0:
-        yield "url", f"found {url!r}, allowed: http://HOST[:PORT][/PATH] or https://..."
-    if parts.username or parts.password:
-        yield "url", "holds credentials; send them as a header instead"
-    if not re.match(r"[!-~]*\Z", parts.path + parts.query):
-        yield "url", f"found {url!r}: blanks and what is not ASCII must be written as %XX"
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What came back: a status and the beginning of the body, or the reason and message of why nothing did."""
-
-    status: int = 0
-    body: bytes = b""
-    reason: str = ""
-    message: str = ""
 
 
 class HttpMonitor(Monitor[HttpOptions]):
@@ -121,12 +79,24 @@ class HttpMonitor(Monitor[HttpOptions]):
         """Ask once."""
         (condition,) = self.conditions_of(self.name, self.options)
         began = time.monotonic()
-        answer = exchange(self.options)
+        answer = exchange(request_of(self.options))
         yield DURATION(time.monotonic() - began)
         yield CODE(answer.status)
         reason, message = verdict(self.options, answer)
         yield UP(float(not reason))
         yield condition.when(bool(reason), f"{self.options.url}: {message}", self.options.reason or reason)
+
+
+def request_of(options: HttpOptions) -> Request:
+    """What `options` ask for."""
+    return Request(
+        options.url,
+        options.request_timeout,
+        options.method,
+        options.headers,
+        options.ca_file,
+        options.insecure_skip_verify,
+    )
 
 
 def verdict(options: HttpOptions, answer: Answer) -> tuple[str, str]:
@@ -141,62 +111,3 @@ def verdict(options: HttpOptions, answer: Answer) -> tuple[str, str]:
     if options.expected_body and not compile_pattern(options.expected_body).search(answer.body):
         return "UnexpectedBody", f"the body does not match {options.expected_body!r}"
     return "", ""
-
-
-def exchange(options: HttpOptions) -> Answer:
-    """Send the request and read the answer, with one deadline for all of it."""
-    limit = seconds(options.request_timeout)
-    try:
-        return converse(options, time.monotonic() + limit)
-    except TimeoutError:
-        return Answer(reason="Timeout", message=f"no whole answer within {options.request_timeout}")
-    except socket.gaierror as error:
-        return Answer(reason="NameNotResolved", message=f"the name can't be resolved: {error.strerror}")
-    except ConnectionRefusedError:
-        return Answer(reason="ConnectionRefused", message="nobody listens there")
-    except ssl.SSLError as error:
-        text = getattr(error, "verify_message", "") or error.reason or str(error)
-        return Answer(reason="TLSFailed", message=f"TLS failed: {text}")
-    except (OSError, http.client.HTTPException, UnicodeError) as error:
-        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return Answer(reason="RequestFailed", message=f"the request failed: {text}")
-
-
-def converse(options: HttpOptions, deadline: float) -> Answer:
-    """Like `exchange`, with exceptions for what went wrong."""
-    parts = urlsplit(options.url)
-    host, left = parts.hostname or "", max(0.001, deadline - time.monotonic())
-    connection: http.client.HTTPConnection
-    if parts.scheme == "https":
-        connection = http.client.HTTPSConnection(host, parts.port, timeout=left, context=tls(options))
-    else:
-        connection = http.client.HTTPConnection(host, parts.port, timeout=left)
-    try:
-        connection.connect()
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        headers = {"User-Agent": "node-doctor", "Connection": "close", **options.headers}
-        connection.request(options.method, target, headers=headers)
-        # http.client wants a socket and calls its makefile alone.
-        stream: Any = DeadlineSocket(connection.sock, deadline)
-        response = http.client.HTTPResponse(stream, method=options.method)
-        response.begin()
-        return Answer(response.status, read(response))
-    finally:
-        connection.close()
-
-
-def read(response: http.client.HTTPResponse) -> bytes:
-    """The beginning of the body."""
-    body = b""
-    while len(body) < LONGEST_BODY and (chunk := response.read1(LONGEST_BODY - len(body))):
-        body += chunk
-    return body
-
-
-def tls(options: HttpOptions) -> ssl.SSLContext:
-    """The TLS settings that `options` ask for."""
-    context = ssl.create_default_context(cafile=options.ca_file or None)
-    if options.insecure_skip_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

@@ -1,0 +1,176 @@
+"""One HTTP exchange with one deadline for all of it, and what went wrong with it in words."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+import ssl
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import msgspec
+
+from nodedoctor.duration import seconds
+from workers.stream import DeadlineSocket
+
+LONGEST_BODY = 64 * 1024
+HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
+HEADER_VALUE = re.compile(r"[ -~\t]*\Z")
+TUNNEL_FAILED = "Tunnel connection failed"
+"""How http.client says that a proxy answered CONNECT with another status than 200."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What to ask for, and how."""
+
+    url: str
+    within: str
+    method: str = "GET"
+    headers: dict[str, str] = {}
+    ca_file: str = ""
+    unverified: bool = False
+    proxy: str = ""
+    """http://[USER:PASSWORD@]HOST:PORT."""
+    context: ssl.SSLContext | None = None
+    """TLS settings that several requests share: the system's authorities take a megabyte each time."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came back: a status and the beginning of the body, or the reason and message of why nothing did."""
+
+    status: int = 0
+    body: bytes = b""
+    reason: str = ""
+    message: str = ""
+    verify_code: int = 0
+    """Why OpenSSL did not believe the certificate: an X509_V_ERR_ number."""
+    expires: float | None = None
+    """Wall clock when the server's verified certificate expires."""
+
+
+def header_faults(headers: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield what can't be sent."""
+    for name, value in headers.items():
+        if not HEADER_NAME.match(name) or not HEADER_VALUE.match(value):
+            text = "a header's name is made of letters, digits and -, its value of ASCII in one line"
+            yield f"headers.{name}", text
+
+
+def url_faults(url: str) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with `url`."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        host = (parts.hostname or "").encode("idna")
+    except (ValueError, UnicodeError) as error:
+        yield "url", f"found {url!r}: {error}"
+        return
+    if parts.scheme not in {"http", "https"} or not host or port == 0:
+        yield "url", f"found {url!r}, allowed: http://HOST[:PORT][/PATH] or https://..."
+    if parts.username or parts.password:
+        yield "url", "holds credentials; send them as a header instead"
+    if not re.match(r"[!-~]*\Z", parts.path + parts.query):
+        yield "url", f"found {url!r}: blanks and what is not ASCII must be written as %XX"
+
+
+def exchange(request: Request) -> Answer:
+    """Send the request and read the answer."""
+    try:
+        return converse(request, time.monotonic() + seconds(request.within))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return failure(error, request.within)
+
+
+def failure(error: Exception, within: str) -> Answer:
+    """What an error of an exchange means."""
+    match error:
+        case TimeoutError():
+            return Answer(reason="Timeout", message=f"no whole answer within {within}")
+        case socket.gaierror():
+            return Answer(reason="NameNotResolved", message=f"the name can't be resolved: {error.strerror}")
+        case ConnectionRefusedError():
+            return Answer(reason="ConnectionRefused", message="nobody listens there")
+        case ssl.SSLError():
+            text = getattr(error, "verify_message", "") or error.reason or str(error)
+            code = getattr(error, "verify_code", 0)
+            return Answer(reason="TLSFailed", message=f"TLS failed: {text}", verify_code=code)
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return Answer(reason="RequestFailed", message=f"the request failed: {text}")
+
+
+def converse(request: Request, deadline: float) -> Answer:
+    """Like `exchange`, with exceptions for what went wrong."""
+    parts, proxy = urlsplit(request.url), urlsplit(request.proxy)
+
+    def response_of(sock: socket.socket, method: str | None = None) -> http.client.HTTPResponse:
+        # http.client wants a socket and calls its makefile alone.
+        stream: Any = DeadlineSocket(sock, deadline)
+        return http.client.HTTPResponse(stream, method=method)
+
+    connection = connection_to(request, max(0.001, deadline - time.monotonic()))
+    # A proxy's answer to CONNECT is read with it too.
+    connection.response_class = response_of  # type: ignore[assignment]
+    try:
+        connection.connect()
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        headers = {"User-Agent": "node-doctor", "Connection": "close", **request.headers}
+        if request.proxy and parts.scheme == "http":
+            target = f"http://{parts.netloc}{target}"
+            headers = {"Host": parts.netloc, **headers, **authorization(proxy)}
+        connection.request(request.method, target, headers=headers)
+        expires = expiry(connection.sock)
+        response = response_of(connection.sock, request.method)
+        response.begin()
+        return Answer(response.status, read(response), expires=expires)
+    finally:
+        connection.close()
+
+
+def connection_to(request: Request, left: float) -> http.client.HTTPConnection:
+    """A connection, not yet made, to the server or to the proxy before it."""
+    parts, proxy = urlsplit(request.url), urlsplit(request.proxy)
+    near = proxy if request.proxy else parts
+    host = near.hostname or ""
+    if parts.scheme == "http":
+        return http.client.HTTPConnection(host, near.port, timeout=left)
+    connection = http.client.HTTPSConnection(host, near.port, timeout=left, context=tls(request))
+    if request.proxy:
+        connection.set_tunnel(parts.hostname or "", parts.port or 443, authorization(proxy))
+    return connection
+
+
+def authorization(proxy: SplitResult) -> dict[str, str]:
+    """The header that shows a proxy who asks."""
+    if proxy.username is None:
+        return {}
+    words = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {b64encode(words.encode()).decode()}"}
+
+
+def expiry(sock: socket.socket) -> float | None:
+    """When the server's certificate expires; None without a verified one."""
+    certificate = sock.getpeercert() if isinstance(sock, ssl.SSLSocket) else None
+    return float(ssl.cert_time_to_seconds(str(certificate["notAfter"]))) if certificate else None
+
+
+def read(response: http.client.HTTPResponse) -> bytes:
+    """The beginning of the body."""
+    body = b""
+    while len(body) < LONGEST_BODY and (chunk := response.read1(LONGEST_BODY - len(body))):
+        body += chunk
+    return body
+
+
+def tls(request: Request) -> ssl.SSLContext:
+    """The TLS settings that `request` asks for."""
+    if request.context:
+        return request.context
+    context = ssl.create_default_context(cafile=request.ca_file or None)
+    if request.unverified:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
