@@ -171,7 +171,7 @@ class KernelMonitor(Monitor[KernelOptions]):
     def check_reboot(self) -> Iterator[Observation]:
         """Whether the distribution wants a reboot, and for which packages."""
         required = [p for p in ("/run/reboot-required", "/run/reboot-needed") if self.host.path(p).exists()]
-        yield REBOOT_REQUIRED(bool(required))
+        yield REBOOT_REQUIRED(int(bool(required)))
         if self.options.reboot_condition:
             packages = packages_of(self.host.path("/run/reboot-required.pkgs"))
             text = f"{' and '.join(required)}: updates take effect after a reboot" + (

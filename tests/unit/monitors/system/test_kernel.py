@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nodedoctor.host import Host
+from nodedoctor.types import Metric
 from workers.monitors.system.kernel import FLAGS, Growth, KernelMonitor, KernelOptions, flags_of
 
 
@@ -32,7 +33,7 @@ def host(tmp_path: Path, machine: Path) -> Host:
 
 def metrics(monitor: KernelMonitor) -> dict[str, float]:
     """Each metric's name and the values of its labels, with its value."""
-    samples = [seen for seen in monitor.check() if hasattr(seen, "labels")]
+    samples = [seen for seen in monitor.check() if isinstance(seen, Metric)]
     return {" ".join((one.name, *one.labels.values())): one.value for one in samples}
 
 
