@@ -45,6 +45,7 @@ def look_once(monitor: Monitor[Any]) -> Seen:
     assert {finding.type for finding in findings} == {condition.type for condition in conditions}
     declared = {(gauge.name, frozenset(gauge.labels), gauge.kind) for gauge in monitor.metrics}
     assert {(m.name, frozenset(m.labels), m.kind) for m in metrics} <= declared
+    assert not any(isinstance(m.value, bool) for m in metrics), "the agent takes numbers alone"
     series = [(m.name, *sorted(m.labels.items())) for m in metrics]
     assert len(series) == len(set(series))
     return Seen({condition.type: fold(condition, findings) for condition in conditions}, metrics)
