@@ -94,8 +94,8 @@ def monitor_faults(entry: Any, where: tuple[str | int, ...]) -> Iterator[Fault]:
         if entry["type"] in known:
             yield (*where, "type"), str(error)
         else:
-            allowed = f"allowed: {', '.join(known)}{did_you_mean(entry['type'], known)}"
-            yield (*where, "type"), f"unknown monitor type {shown(entry['type'])}; {allowed}"
+            hint = f"`node-doctor monitors` lists all {len(known)}{did_you_mean(entry['type'], known)}"
+            yield (*where, "type"), f"unknown monitor type {shown(entry['type'])}; {hint}"
         return
     raw = entry.get("config", {})
     if not isinstance(raw, dict):

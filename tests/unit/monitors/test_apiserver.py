@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import struct
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from email.utils import formatdate
+from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from workers.monitors.kubernetes.apiserver.options import APIServerOptions
 from workers.verdicts import Verdict, fold
 
 HOST = "127.0.0.1"
+READ_AT = time.time()
 VERBOSE = "[+]ping ok\n[-]etcd failed: reason withheld\n[-]poststarthook/rbac failed: reason withheld\n"
 
 
@@ -36,6 +38,16 @@ def answer(status: int, body: str = "ok", *, ahead: float = 0, **headers: str) -
     date = {"Date": formatdate(time.time() + ahead, usegmt=True), "Content-Length": str(len(body))}
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in (date | headers).items()]
     return "\r\n".join([f"HTTP/1.1 {status} Whatever", *lines, "", body]).encode()
+
+
+def dated_anew(reply: bytes) -> bytes:
+    """A `reply` made when this file was read, as it is now: its date is as far from the time as it was then."""
+
+    def shifted(date: re.Match[bytes]) -> bytes:
+        then = parsedate_to_datetime(date[0].decode()).timestamp()
+        return formatdate(then + time.time() - READ_AT, usegmt=True).encode()
+
+    return re.sub(rb"(?<=Date: )[^\r]*", shifted, reply)
 
 
 class Server:
@@ -204,7 +216,7 @@ def test_each_bad_answer_is_its_own_problem_until_the_next_good_one(
 ) -> None:
     (tmp_path / "token").write_text("secret")
     bench = Bench(*server, tokenFile=str(tmp_path / "token"))
-    server[0].reply = lambda _: reply
+    server[0].reply = lambda _: reply and dated_anew(reply)
     verdicts, _ = bench.look()
     assert {kind: v.reason for kind, v in verdicts.items() if v.status == "True"} == expected
     (message,) = [v.message for v in verdicts.values() if v.status == "True"]
