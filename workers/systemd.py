@@ -5,7 +5,6 @@ Sources: org.freedesktop.systemd1(5), sd_booted(3), the D-Bus specification.
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -236,18 +235,22 @@ def dialled(path: str, deadline: float, *, daemon: bool) -> Systemd:
 
 
 def unreachable(failures: list[Exception]) -> Undetermined:
-    """What to say after both sockets failed."""
+    """What to say after both sockets failed: only a wait in vain tells of systemd itself.
+
+    It resets a connection to its own socket from another PID namespace, and one of somebody else than root.
+    """
+    if any(isinstance(error, TimeoutError) for error in failures):
+        return Silent(f"systemd answers neither over {BUS} nor over {PRIVATE}")
     if any(may_not(error) for error in failures):
-        return denied("D-Bus does not help, and systemd's own socket is for root alone")
-    return Silent(f"systemd answers neither over {BUS} nor over {PRIVATE}")
+        text = "D-Bus does not help, and systemd's own socket is for root alone, in the node's PID namespace"
+        return denied(f"{text} (hostPID: true)")
+    return Undetermined(f"neither {BUS} nor {PRIVATE} can be connected to: {failures[-1]}", "NoConnection")
 
 
 def may_not(error: Exception) -> bool:
     """Whether `error` says that this process has no right."""
-    return (
-        isinstance(error, PermissionError | AuthenticationError)
-        or (isinstance(error, ConnectionResetError) and os.geteuid() != 0)
-        or (isinstance(error, CallError) and error.error in DENIED)
+    return isinstance(error, PermissionError | AuthenticationError | ConnectionResetError) or (
+        isinstance(error, CallError) and error.error in DENIED
     )
 
 

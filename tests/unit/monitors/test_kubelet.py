@@ -289,6 +289,16 @@ def test_relists_that_have_stopped_are_told_until_they_go_on(
     assert look(monitor)["PLEGSlow"] == "False"
 
 
+def test_a_kubelet_that_has_just_started_is_not_late_with_its_first_relist(
+    bare: Host, serve: Callable[..., Server]
+) -> None:
+    figures = serve(metrics(0, (0, 0, 0), started=time.time()))
+    monitor = kubelet(bare, serve(), metricsUrl=f"http://{figures.place}/metrics")
+    assert look(monitor)["PLEGSlow"] == "False"
+    figures.answer = metrics(0, (0, 0, 0), started=time.time() - 600)
+    assert look(monitor)["PLEGSlow"] == "True"
+
+
 def test_without_systemd_the_metrics_tell_of_restarts(bare: Host, serve: Callable[..., Server]) -> None:
     figures = serve(metrics(time.time(), (1, 1, 1), started=1.0))
     url = f"http://{figures.place}/metrics"

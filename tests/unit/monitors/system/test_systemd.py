@@ -246,6 +246,29 @@ def test_an_answer_that_trickles_has_no_more_time_than_one_that_does_not_come(tm
             server.join()
 
 
+@pytest.mark.parametrize("resets", [True, False])
+def test_sockets_that_refuse_say_nothing_of_systemd(tmp_path: Path, *, resets: bool) -> None:
+    """Systemd resets connections from another PID namespace to its own socket, such as those of a pod."""
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+
+    def reset() -> None:
+        client, _ = listener.accept()
+        client.close()  # unread input makes it a reset
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        server = threading.Thread(target=reset)
+        if resets:
+            listener.bind(str(tmp_path / "run/systemd/private"))
+            listener.listen()
+            server.start()
+        with pytest.raises(Undetermined) as caught, connected(Host(root=tmp_path), 2):
+            pass
+        if resets:
+            server.join()
+    assert not isinstance(caught.value, Silent)
+    assert caught.value.reason == ("AccessDenied" if resets else "NoConnection")
+
+
 def test_a_machine_without_systemd_is_undetermined(tmp_path: Path) -> None:
     with pytest.raises(Undetermined, match="does not run this machine") as caught:
         list(SystemdMonitor("systemd", SystemdOptions(), Host(root=tmp_path)).check())

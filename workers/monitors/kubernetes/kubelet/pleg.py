@@ -40,7 +40,8 @@ def figures(text: bytes) -> Figures:
     samples = [s for family in text_string_to_metric_families(lines.decode()) for s in family.samples]
     single = {sample.name: sample.value for sample in samples if not sample.labels}
     relists = {float(s.labels["le"]): s.value for s in samples if s.name == RELIST and "le" in s.labels}
-    return Figures(relists, single.get(SEEN), single.get(STARTED))
+    # Before its first relist the kubelet tells 0: none is late yet.
+    return Figures(relists, single.get(SEEN) or single.get(STARTED), single.get(STARTED))
 
 
 def percentile(before: Mapping[float, float], now: Mapping[float, float], share: float) -> float | None:
