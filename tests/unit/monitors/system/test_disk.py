@@ -14,7 +14,7 @@ import pytest
 
 from nodedoctor.host import Host
 from workers.monitors.system.disk.monitor import DiskMonitor
-from workers.monitors.system.disk.mounts import Mount, mount_of, mount_table, parse_mount
+from workers.monitors.system.disk.mounts import Mount, mount_of, mount_table, node_mounts, parse_mount
 from workers.monitors.system.disk.options import DiskOptions, DiskPath
 from workers.monitors.system.disk.space import used_percent
 
@@ -140,6 +140,23 @@ def test_a_file_system_without_inodes_is_a_problem_although_it_has_space(
         file.unlink()
     verdict = look(monitor).verdicts["DiskInodesLow"]
     assert (verdict.status, verdict.reason) == ("False", "InodesRunningOut")
+
+
+def test_inodes_of_a_file_system_that_has_few_run_out_before_its_space(
+    ext4: Callable[..., Path], look: Callable[..., Any]
+) -> None:
+    point = ext4("-N", "32")
+    monitor = watch(point)
+    assert look(monitor)["DiskInodesLow"] == "False"
+    files = [point / str(number) for number in range(os.statvfs(point).f_ffree)]
+    for file in files:
+        file.touch()
+    seen = look(monitor)
+    assert (seen["DiskInodesLow"], seen["DiskSpaceLow"]) == ("True", "False")
+    assert str(point) in seen.verdicts["DiskInodesLow"].message
+    for file in files:
+        file.unlink()
+    assert look(monitor)["DiskInodesLow"] == "False"
 
 
 def test_a_file_system_that_does_not_count_inodes_has_enough(look: Callable[..., Any]) -> None:
@@ -280,6 +297,18 @@ def test_the_own_table_serves_where_there_is_no_pid_1(tmp_path: Path) -> None:
     (tmp_path / "self").mkdir()
     (tmp_path / "self/mountinfo").write_text("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n")
     assert [mount.point for mount in mount_table(tmp_path)] == ["/"]
+
+
+def test_an_empty_table_below_the_root_of_the_node_is_not_taken_for_the_nodes(tmp_path: Path) -> None:
+    root, proc = tmp_path / "host", tmp_path / "proc"
+    for folder in (root / "proc/1", proc / "1", proc / "self"):
+        folder.mkdir(parents=True)
+    (root / "proc/1/mountinfo").write_text("")
+    (proc / "self/mountinfo").write_text(f"1 0 8:1 / {root}/data rw - ext4 /dev/sda1 rw\n")
+    host = Host(root=root, proc=proc)
+    assert [(mount.point, mount.copied) for mount in node_mounts(host)] == [("/data", True)]
+    (proc / "1/mountinfo").write_text("7 0 8:2 / /srv rw - ext4 /dev/sda2 rw\n")
+    assert [(mount.point, mount.copied) for mount in node_mounts(host)] == [("/srv", False)]
 
 
 def test_a_mount_at_a_folder_with_an_odd_name_is_read_as_it_is_named(
