@@ -18,8 +18,8 @@ from network_support import Seen, give_up, look
 
 from nodedoctor.errors import Undetermined
 from nodedoctor.host import Host
-from workers.kubelet import Settings, kubelet_of
-from workers.monitors.kubernetes.capacity import CapacityMonitor, CapacityOptions, share
+from workers.kubelet import Kubelet, Settings, kubelet_of
+from workers.monitors.kubernetes.capacity import CapacityMonitor, CapacityOptions, rooms, share
 
 MEBIBYTE = 1024 * 1024
 SIZE = 32 * MEBIBYTE
@@ -125,6 +125,10 @@ def test_what_the_kubelet_was_told_is_the_threshold(tmp_path: Path) -> None:
         ):
             told(tmp_path, text)
             assert look(monitor(tmp_path))["EphemeralStorageLow"] == status, text
+    with file_system(tmp_path / "var/lib/kubelet") as folder:
+        told(tmp_path, "evictionHard: {}\n")
+        with filled(folder, left=0.02):
+            assert look(monitor(tmp_path))["EphemeralStorageLow"] == "False"
 
 
 @ROOT_ALONE
@@ -244,6 +248,10 @@ def test_flags_win_over_drop_ins_and_those_over_the_file(tmp_path: Path) -> None
     assert kubelet.settings.max_pods == 5
     assert kubelet.settings.thresholds("nodefs.available") == ("1%", "4%")
     assert kubelet.settings.thresholds("imagefs.available") == ("3%",)
+
+
+def test_a_file_system_without_size_has_no_share_left() -> None:
+    assert list(rooms(Kubelet("/var/lib/kubelet", Settings()), "nodefs", os.statvfs("/proc"))) == []
 
 
 @pytest.mark.parametrize(("most", "per_core", "pods"), [(110, 0, 110), (110, 10, 40), (30, 10, 30)])

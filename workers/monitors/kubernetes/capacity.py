@@ -135,7 +135,7 @@ class CapacityMonitor(Monitor[CapacityOptions]):
     ) -> Iterator[Observation]:
         """What `look` finds; a runtime that fails is another monitor's problem and leaves this condition unknown."""
         try:
-            yield from list(look())
+            yield from look()
         except PermissionError:
             text = (
                 "the container runtime's socket is for root: run as root, or in the group that it belongs to"
