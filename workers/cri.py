@@ -24,6 +24,8 @@ SOCKETS = (
 """Where runtimes listen. k3s's and RKE2's comes first and containerd's own last: Docker's containerd, which speaks no
 CRI, listens there beside another that does."""
 SCHEME = re.compile(r"(unix:(//)?)?(?=/)")
+READY = b"\x0a\x02\x12\x00"
+"""ListPodSandboxRequest whose filter has the state SANDBOX_READY, which is 0 and so takes no byte."""
 FAILURES = (OSError, StatusError, Malformed)
 """What a call may raise."""
 
@@ -86,9 +88,18 @@ class Runtime(msgspec.Struct, frozen=True):
         }
         return Status(states)
 
-    def call(self, method: str) -> Message:
-        """What it answers to an empty request."""
-        return Message(unary(self.socket, f"/runtime.v1.{method}", b"", self.deadline))
+    def ready_pods(self) -> int:
+        """How many pods have a sandbox that is ready."""
+        return len(self.call("RuntimeService/ListPodSandbox", READY).all_bytes(1))
+
+    def image_folders(self) -> tuple[str, ...]:
+        """The folders on the host that hold its images."""
+        answer = self.call("ImageService/ImageFsInfo")
+        return tuple(usage.message(2).text(1) for usage in answer.messages(1))
+
+    def call(self, method: str, request: bytes = b"") -> Message:
+        """What it answers; most requests are empty."""
+        return Message(unary(self.socket, f"/runtime.v1.{method}", request, self.deadline))
 
 
 def endpoint_faults(endpoint: str) -> Iterator[tuple[str, str]]:

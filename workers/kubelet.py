@@ -21,12 +21,45 @@ DROP_INS = (
     "/var/lib/rancher/rke2/agent/etc/kubelet.conf.d",
 )
 """Where distributions whose kubelet is no process of its own write what they tell it."""
+EVICTION = {
+    "nodefs.available": "10%",
+    "nodefs.inodesFree": "5%",
+    "imagefs.available": "15%",
+    "imagefs.inodesFree": "5%",
+}
+"""At which amounts left of its disks the kubelet evicts if it was told nothing; "Node-pressure Eviction"."""
+FLAGS = {
+    "container-runtime-endpoint": "containerRuntimeEndpoint",
+    "max-pods": "maxPods",
+    "pods-per-core": "podsPerCore",
+}
+EVICTION_FLAGS = {"eviction-hard": "evictionHard", "eviction-soft": "evictionSoft"}
+"""Their values are made of SIGNAL<AMOUNT, with commas."""
 
 
 class Settings(msgspec.Struct, frozen=True, rename="camel"):
     """The fields of KubeletConfiguration (kubelet.config.k8s.io/v1beta1) that monitors want to know."""
 
     container_runtime_endpoint: str = ""
+    max_pods: int = 110
+    pods_per_core: int = 0
+    eviction_hard: dict[str, str] | None = None
+    eviction_soft: dict[str, str] = {}
+    merge_default_eviction_settings: bool = False
+
+    def pods(self, cores: int) -> int:
+        """How many pods it takes on a machine with so many cores."""
+        return min(self.max_pods, self.pods_per_core * cores or self.max_pods)
+
+    def thresholds(self, signal: str) -> tuple[str, ...]:
+        """The amounts left at which it evicts for `signal`, as they were written: the hard one, then the soft one.
+
+        Hard ones that it was told replace the defaults all together, unless they are to be merged.
+        """
+        hard = EVICTION if self.eviction_hard is None else self.eviction_hard
+        if self.merge_default_eviction_settings:
+            hard = EVICTION | hard
+        return tuple(amounts[signal] for amounts in (hard, self.eviction_soft) if signal in amounts)
 
 
 class Kubelet(msgspec.Struct, frozen=True):
@@ -50,7 +83,7 @@ def kubelet_of(host: Host) -> Kubelet | None:
         return None
     told: dict[str, Any] = {}
     for layer in [*layers, from_flags(flags)]:
-        told |= layer
+        told = merged(told, layer)
     return Kubelet(root, msgspec.convert(told, Settings, strict=False))
 
 
@@ -108,5 +141,18 @@ def read(path: Path) -> dict[str, Any]:
 
 def from_flags(flags: dict[str, str]) -> dict[str, Any]:
     """The settings among the flags, as they would stand in a configuration file."""
-    flag = "container-runtime-endpoint"
-    return {"containerRuntimeEndpoint": flags[flag]} if flag in flags else {}
+    told: dict[str, Any] = {setting: flags[flag] for flag, setting in FLAGS.items() if flag in flags}
+    for flag, setting in EVICTION_FLAGS.items():
+        if flag in flags:
+            pairs = (pair.split("<", 1) for pair in flags[flag].split(",") if "<" in pair)
+            told[setting] = {signal.strip(): amount.strip() for signal, amount in pairs}
+    return told
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two layers of settings: `above` wins, and maps are merged key by key."""
+    both = below | above
+    for setting, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(setting), dict):
+            both[setting] = below[setting] | value
+    return both

@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import struct
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from containerd_support import Containerd, containerd
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.events import StreamEnded
+from cri_support import field, grpc, serving, until_it_hangs_up
 from network_support import Seen, look
 from tests_support import eventually
 
@@ -92,6 +89,27 @@ def test_a_runtime_that_was_there_and_ended_is_down_until_it_runs_again(daemon: 
     assert look(watching)["RuntimeUnhealthy"] == "False"
 
 
+@ROOT_ALONE
+def test_who_may_not_connect_is_told_what_is_missing(daemon: Containerd) -> None:
+    code = """
+import os, sys
+from nodedoctor.host import Host
+from workers.monitors.kubernetes.runtime import RuntimeMonitor, RuntimeOptions
+os.chroot(sys.argv[1])
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+try:
+    list(RuntimeMonitor("runtime", RuntimeOptions(), Host()).check())
+except PermissionError as error:
+    print(error)
+"""
+    daemon.folder.chmod(0o755)
+    words = [sys.executable, "-c", code, str(daemon.folder)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("/run/containerd/containerd.sock is for root")
+
+
 def test_a_machine_without_a_runtime_is_undetermined(tmp_path: Path) -> None:
     with pytest.raises(Undetermined, match="no container runtime's socket") as caught:
         look(monitor(tmp_path))
@@ -116,74 +134,6 @@ def test_a_runtime_on_the_network_is_undetermined(tmp_path: Path) -> None:
     with pytest.raises(Undetermined) as caught:
         look(monitor(tmp_path))
     assert caught.value.reason == "NoUnixSocket"
-
-
-@contextmanager
-def serving(path: Path, converse: Callable[[socket.socket], None]) -> Iterator[None]:
-    """A server at `path` that has one conversation after the other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    listener.listen()
-    listener.settimeout(0.05)
-    ended = threading.Event()
-
-    def serve() -> None:
-        while not ended.is_set():
-            try:
-                client, _ = listener.accept()
-            except TimeoutError:
-                continue
-            with client:
-                client.settimeout(2)
-                try:
-                    converse(client)
-                except OSError:  # the monitor hung up
-                    continue
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        listener.close()
-        path.unlink()
-
-
-def until_it_hangs_up(client: socket.socket) -> None:
-    """Reads what still comes: unread, it would make the end of the conversation a reset."""
-    while client.recv(65536):
-        pass
-
-
-def grpc(body: bytes, code: str = "0", *, piece: int = 65536) -> Callable[[socket.socket], None]:
-    """Answers every call with `body`, cut in pieces, and a gRPC status."""
-
-    def converse(client: socket.socket) -> None:
-        connection = H2Connection(H2Configuration(client_side=False))
-        connection.initiate_connection()
-        while True:
-            client.sendall(connection.data_to_send())
-            for event in connection.receive_data(client.recv(65536)):
-                if isinstance(event, StreamEnded):
-                    connection.send_headers(1, [(":status", "200"), ("content-type", "application/grpc")])
-                    message = struct.pack(">?I", False, len(body)) + body
-                    for at in range(0, len(message), piece):
-                        connection.send_data(1, message[at : at + piece])
-                    trailers = [("grpc-status", code), ("grpc-message", "unknown%20service")]
-                    connection.send_headers(1, trailers, end_stream=True)
-                    client.sendall(connection.data_to_send())
-                    until_it_hangs_up(client)
-                    return
-
-    return converse
-
-
-def field(number: int, value: bytes) -> bytes:
-    """One field of bytes."""
-    return bytes([number << 3 | 2, len(value)]) + value
 
 
 def state(kind: str, *, ready: bool) -> bytes:
