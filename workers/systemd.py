@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 from jeepney import DBusAddress, HeaderFields, Message, MessageType, Parser, Properties, new_method_call
-from jeepney.auth import BEGIN, AuthenticationError, Authenticator
+from jeepney.auth import BEGIN, AuthenticationError, make_auth_external
 from jeepney.bus_messages import message_bus
 
 from nodedoctor.errors import NodeDoctorError, Undetermined
@@ -101,15 +101,19 @@ class Systemd:
     def authenticate(self) -> None:
         """Show who we are; D-Bus specification, "Authentication Protocol".
 
+        All of it is sent at once: systemd may read a message that follows BEGIN together with it, and then leaves it
+        alone until more comes.
+
         Raises:
             AuthenticationError: we may not.
         """
-        dialogue = Authenticator()
-        for line in dialogue:
-            self.sock.settimeout(self.left())
-            self.sock.sendall(line)
-            dialogue.feed(self.received())
-        self.sock.sendall(BEGIN)
+        self.sock.settimeout(self.left())
+        self.sock.sendall(b"\0" + make_auth_external() + BEGIN)
+        answer = b""
+        while not answer.endswith(b"\r\n"):
+            answer += self.received()
+        if not answer.startswith(b"OK "):
+            raise AuthenticationError(answer)
 
     def left(self) -> float:
         """Seconds until the deadline.
@@ -249,9 +253,8 @@ def unreachable(failures: list[Exception]) -> Undetermined:
 
 def may_not(error: Exception) -> bool:
     """Whether `error` says that this process has no right."""
-    return isinstance(error, PermissionError | AuthenticationError | ConnectionResetError) or (
-        isinstance(error, CallError) and error.error in DENIED
-    )
+    refused = PermissionError | AuthenticationError | ConnectionResetError | BrokenPipeError
+    return isinstance(error, refused) or (isinstance(error, CallError) and error.error in DENIED)
 
 
 def denied(message: str) -> Undetermined:
