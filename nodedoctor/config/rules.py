@@ -18,7 +18,7 @@ from nodedoctor.registry import EXPORTERS, MONITORS, exporter_type, monitor_type
 from nodedoctor.types import AGENT_CONDITIONS
 from nodedoctor.words import did_you_mean
 
-BUILT_IN = ("http", "prometheus")
+BUILT_IN = ("http", "kubernetes", "prometheus")
 KUBELETS_OWN = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable")
 PERIODS: tuple[PathOf, ...] = (
     ("settings", "updateInterval"),
