@@ -101,6 +101,8 @@ class KubernetesExporter(Section, frozen=True):
     """After this time the next patch carries everything, not only what has changed: it repairs what others did."""
     heartbeat_interval: Duration = "5m"
     """How often everything is written anew although nothing has changed; a tenth less to a fifth more, at random."""
+    request_timeout: Duration = "10s"
+    """For one request, from resolving the name to the last byte of the answer."""
     on_stop: Literal["leave", "unknown"] = "leave"
     """What becomes of the node's conditions when the agent is stopped: they stay, or turn Unknown (AgentStopped)."""
     proxy_url: str = ""

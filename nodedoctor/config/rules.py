@@ -25,6 +25,7 @@ PERIODS: tuple[PathOf, ...] = (
     ("exporters", "kubernetes", "updateInterval"),
     ("exporters", "kubernetes", "resyncInterval"),
     ("exporters", "kubernetes", "heartbeatInterval"),
+    ("exporters", "kubernetes", "requestTimeout"),
     ("remediation", "circuitBreakerTimeout"),
 )
 """Durations that can't be 0. A cooldown can: it is a pause, and there may be none."""

@@ -15,7 +15,7 @@ from workers.exporters.kubernetes.request import LONGEST_MESSAGE, cut, rfc3339
 
 TOGETHER = 0.005
 """Seconds in which a transition waits for others of the same moment."""
-SETTLE = 3.0
+SETTLE = 2.0
 """Seconds in which what is not urgent waits for more: the first all-clear of a new condition, a withdrawal."""
 UNTRIED = ("NotYetObserved", "Unconfirmed", "NotChecked")
 """Reasons of an Unknown that comes of a start and of nothing else."""

@@ -24,7 +24,9 @@ MOST_WAITING = 64
 FIRST_REPEAT, LONGEST_REPEAT = 10.0, 600.0
 """Seconds after which the count of a series is told, at first and at last: it is told more and more seldom."""
 SUMMARY_WAIT = 60.0
-AT_ONCE, PER_SECOND = 5, 0.2
+BEHIND_ITS_CONDITION = 0.02
+"""Seconds that an event waits, so that the condition that it tells of goes first."""
+AT_ONCE, PER_SECOND = 3, 0.15
 OF_ONE_REASON, OF_ONE_REASON_PER_SECOND = 5, 1 / 60
 SUPPRESSED = "EventsSuppressed"
 MOST_REASONS = 500
@@ -128,7 +130,7 @@ class Events:
             self.series.move_to_end(key)
             known.repeat(record, now)
         elif self.waiting() < MOST_WAITING and self.share(record.reason).take(now):
-            self.series[key] = Series(self.node, record, now)
+            self.series[key] = Series(self.node, record, now + BEHIND_ITS_CONDITION)
             self.forget_oldest()
         else:
             self.leave_out(record.reason, record.count, now)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import time
 from collections import Counter
 
@@ -21,6 +20,7 @@ from nodedoctor.roster import NO_CLUSTER
 from nodedoctor.types import utc_now
 from workers.exporters.kubernetes.request import Answer, Request
 from workers.exporters.kubernetes.sync import Sync
+from workers.exporters.listening import waits
 from workers.kubernetes import (
     API,
     JSON,
@@ -33,12 +33,8 @@ from workers.kubernetes import (
     find,
 )
 
-PATIENCE = 10.0
-"""Seconds that one request may take."""
 LAST_PATIENCE = 1.5
 """Seconds for the last ones; the supervisor waits little longer for this process to end."""
-LOOK_AGAIN = 30.0
-"""Seconds until credentials that are not there are looked for again."""
 PARAMS = {"fieldManager": "node-doctor"}
 
 condition_decoder = msgspec.json.Decoder(ConditionView)
@@ -70,7 +66,7 @@ class KubernetesExporter(Exporter[model.KubernetesExporter]):
     def reach(self, agent: Agent) -> API:
         """The API server; waits while there are no credentials, and says so once."""
         told = ""
-        while True:
+        for wait in waits():
             try:
                 access = find(self.context.config.settings.kubeconfig, os.environ)
                 if access:
@@ -82,11 +78,12 @@ class KubernetesExporter(Exporter[model.KubernetesExporter]):
             if text != told:
                 logger.warning("nothing is written to the Kubernetes API: %s", text)
             told = text
-            time.sleep(LOOK_AGAIN * random.uniform(0.5, 1.0))
+            time.sleep(wait)
+        raise AssertionError
 
     def live(self, agent: Agent, mirror: Mirror) -> None:
         """One turn for each thing that happens."""
-        interval = seconds(self.options.update_interval)
+        interval, patience = seconds(self.options.update_interval), seconds(self.options.request_timeout)
         look_at = time.monotonic() + interval
         while True:
             now = time.monotonic()
@@ -99,7 +96,7 @@ class KubernetesExporter(Exporter[model.KubernetesExporter]):
                 self.take(item, time.monotonic())
             request = self.sync.next(time.monotonic(), utc_now())
             if request is not None:
-                self.send(request, PATIENCE)
+                self.send(request, patience)
             self.tell(agent)
 
     def take(self, item: Snapshot | Envelope, now: float) -> None:

@@ -28,7 +28,7 @@ from workers.exporters.kubernetes.pace import Bucket, Lane
 from workers.exporters.kubernetes.request import LONGEST_MESSAGE, Answer, Request, rfc3339
 from workers.kubernetes import APIError, ForbiddenError, InvalidError, NotFoundError, TooLargeError
 
-AT_ONCE, PER_SECOND = 3, 0.4
+AT_ONCE, PER_SECOND = 2, 0.4
 """Patches of the node: with the events' own budget less than one request a second, whatever happens."""
 START_JITTER = 1.0
 RECENT = 30.0
