@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 import yaml
-from api_support import MANIFESTS, Act, APIServer, hang, reset, rules_of, trickle
+from api_support import ACCOUNT, MANIFESTS, Act, APIServer, hang, reset, rules_of, trickle
 from tests_support import Agent, eventually
+
+from nodedoctor.config.rules import KUBELETS_OWN
 
 Start = Callable[..., Agent]
 NODE = "test-node"
@@ -327,3 +329,11 @@ def test_the_role_is_what_the_contract_says() -> None:
     assert rules_of(MANIFESTS / "rbac-peers.yaml") == [
         {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}
     ]
+
+
+def test_the_admission_policy_is_for_this_agent_and_knows_the_kubelets_conditions() -> None:
+    policy, binding = yaml.safe_load_all((MANIFESTS / "admission-policy.yaml").read_text())
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+    assert ACCOUNT in policy["spec"]["matchConditions"][0]["expression"]
+    variables = {v["name"]: v["expression"] for v in policy["spec"]["variables"]}
+    assert yaml.safe_load(variables["kubelets"]) == list(KUBELETS_OWN)

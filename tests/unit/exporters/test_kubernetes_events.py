@@ -147,7 +147,7 @@ def test_while_the_server_is_away_a_bounded_number_waits() -> None:
 def test_the_number_of_series_is_bounded() -> None:
     one = started()
     for number in range(2000):
-        one.happen(event(f"R{number}", at=20 + number * 6)).run(26 + number * 6)
+        one.happen(event(f"R{number}", at=20 + number * 7)).run(27 + number * 7)
     assert len(one.sync.events.series) <= events.MOST_SERIES
     assert len(one.sync.events.reasons) <= events.MOST_REASONS
     assert told(one) == {f"R{number}": 1 for number in range(2000)}
