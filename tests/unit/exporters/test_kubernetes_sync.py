@@ -132,11 +132,11 @@ def test_nothing_is_taken_away_before_the_broker_has_told_what_there_is() -> Non
 
 
 def test_an_idle_node_costs_at_most_fifteen_requests_an_hour_and_no_read() -> None:
-    for seed in range(20):
+    for seed in range(8):
         one = Simulation(seed=seed)
-        for now in range(0, 4 * 3600, 10):
-            one.have(*(view(f"C{n}") for n in range(30))).run(now + 10)
-        for hour in range(4):
+        for now in range(0, 3 * 3600, 30):
+            one.have(*(view(f"C{n}") for n in range(30))).run(now + 30)
+        for hour in range(3):
             during = [request for at, request in one.asked if hour * 3600 <= at < hour * 3600 + 3600]
             assert 9 <= len(during) <= 15
             assert {request.method for request in during} == {"PATCH"}
@@ -170,13 +170,13 @@ def test_the_next_patch_after_the_resync_interval_carries_everything() -> None:
 
 def test_a_flapping_node_costs_at_most_a_request_a_second() -> None:
     one = Simulation().have(*(view(f"C{n}") for n in range(40))).run(20)
-    steps = 60_000
+    steps = 20_000
     for step in range(steps):
         now = 20 + step / 1000
         kind, status = f"C{step % 40}", ("True", "False")[step // 40 % 2]
         one.now = max(one.now, now)
         one.tell(view(kind, status, now)).happen(event(kind, f"{kind} is {status}", now)).run(now)
-    assert one.count(since=20) <= 60
+    assert one.count(since=20) <= 20
     one.run(200)
     assert all(
         c["status"] == ("True", "False")[(steps // 40 - 1) % 2] for c in one.cluster.conditions.values()
@@ -205,7 +205,7 @@ def test_nobody_else_changing_the_node_goes_unnoticed_but_it_is_no_duel() -> Non
 def test_a_node_that_is_made_anew_gets_everything_anew() -> None:
     one = Simulation().have(view("A", "True", 5), view("B")).run(20)
     one.cluster.register("u2")
-    one.run(400)
+    one.tell(view("A", "False", 21)).run(30)
     assert set(one.cluster.conditions) == {"A", "B"}
     assert set(json.loads(one.cluster.annotations[OWNED])) == {"A", "B"}
 
@@ -309,6 +309,8 @@ def test_one_condition_that_is_refused_does_not_hide_the_others() -> None:
     one.refuse = lambda _: None
     one.have(view("A"), view("B", message="better"), view("C")).run(300)
     assert set(one.cluster.conditions) == {"A", "B", "C"}
+    one.run(900)
+    assert sorted(types(one.patches()[-1])) == ["A", "B", "C"], "heartbeats have it, too"
 
 
 def test_a_patch_that_is_too_large_is_sent_in_fewer_words() -> None:

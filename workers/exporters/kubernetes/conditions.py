@@ -48,7 +48,6 @@ class Conditions:
         self.refused: dict[str, Content] = {}
         self.grace: dict[str, float] = {}
         self.due: dict[str, float] = {}
-        self.complete = False
         self.longest_message = LONGEST_MESSAGE
 
     def have(self, views: Iterable[ConditionView], monitors: Iterable[MonitorView], now: float) -> None:
@@ -59,7 +58,7 @@ class Conditions:
             self.grace[kind] = max(SHORTEST_GRACE, intervals.get(view.monitor, 0.0))
             if is_of_this_exporter(view):
                 new[kind] = self.views.get(kind, view)
-        self.views, self.complete = new, True
+        self.views = new
         self.judge_all(now)
 
     def change(self, view: ConditionView, now: float) -> None:
@@ -80,7 +79,7 @@ class Conditions:
 
     def judge(self, kind: str, now: float) -> None:
         """Set by when `kind` is to be sent; what is due already does not get later."""
-        wait = self.wait(kind, now) if self.complete else math.inf
+        wait = self.wait(kind, now)
         if wait == math.inf:
             self.due.pop(kind, None)
         else:
