@@ -7,7 +7,7 @@ import sys
 
 from benchmarks.figures import machine
 
-NAMES = ("memory", "idle_cpu", "start", "restart", "isolation", "broker", "logs", "monitors")
+NAMES = ("memory", "idle_cpu", "start", "restart", "isolation", "broker", "logs", "monitors", "kubernetes")
 
 
 def main() -> None:

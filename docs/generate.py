@@ -38,8 +38,8 @@ Unknown keys are faults. `node-doctor validate FILE` lists every fault with file
 write the same one are refused, and so are names that belong to the kubelet (`Ready`, `MemoryPressure`, `DiskPressure`,
 `PIDPressure`, `NetworkUnavailable`).
 
-This version has no Kubernetes exporter and repairs nothing: `exporters.kubernetes`, `remediation` and
-`monitors[].remediation` are checked, and shown as not active at the start, by `validate` and in `/status`.
+This version repairs nothing: `remediation` and `monitors[].remediation` are checked, and shown as not active at the
+start, by `validate` and in `/status`.
 """
 
 

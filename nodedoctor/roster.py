@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from nodedoctor.config.model import Config, HttpExporter, MonitorEntry, PrometheusExporter, Settings
+from nodedoctor.config.model import Config, MonitorEntry, Settings
 from nodedoctor.duration import seconds
 from nodedoctor.exporter import Exporter
 from nodedoctor.host import Host, root_of_host
 from nodedoctor.monitor import ConditionType, EventReason, Gauge, Monitor, Options
 from nodedoctor.registry import exporter_type, monitor_type
+
+NO_CLUSTER = (
+    "there are no credentials: this is no pod, and neither settings.kubeconfig nor $KUBECONFIG names a file"
+)
+"""Why nothing is written to the Kubernetes API when nobody has asked for it."""
 
 
 class MonitorSpec(msgspec.Struct, frozen=True):
@@ -101,17 +108,23 @@ def spec_of(entry: MonitorEntry) -> MonitorSpec:
     )
 
 
-def roster_of(config: Config, node: str) -> Roster:
+def roster_of(config: Config, node: str, environment: Mapping[str, str] = os.environ) -> Roster:
     """What a valid `config` runs on `node`; disabled monitors and exporters are off."""
-    builtin: dict[str, HttpExporter | PrometheusExporter] = {
-        "http": config.exporters.http,
-        "prometheus": config.exporters.prometheus,
-    }
-    exporters = [
-        ExporterSpec(name, exporter_type(name), options)
-        for name, options in builtin.items()
-        if options.enabled
-    ]
+    http, prometheus, kubernetes = (
+        config.exporters.http,
+        config.exporters.prometheus,
+        config.exporters.kubernetes,
+    )
+    writes = kubernetes.active(config.settings, environment)
+    builtin = (
+        ("kubernetes", kubernetes, writes),
+        ("http", http, http.enabled),
+        ("prometheus", prometheus, prometheus.enabled),
+    )
+    exporters = [ExporterSpec(name, exporter_type(name), options) for name, options, on in builtin if on]
+    inactive = dict(config.inactive())
+    if not writes and kubernetes.enabled is None:
+        inactive["exporters.kubernetes"] = NO_CLUSTER
     for name, raw in config.exporters.plugins.items():
         kind = exporter_type(name)
         exporters.append(ExporterSpec(name, kind, msgspec.convert(raw, kind.options_type)))
@@ -120,5 +133,5 @@ def roster_of(config: Config, node: str) -> Roster:
         config=config,
         monitors=tuple(spec_of(entry) for entry in config.monitors if entry.enabled),
         exporters=tuple(exporters),
-        inactive=dict(config.inactive()),
+        inactive=inactive,
     )

@@ -82,7 +82,7 @@ class Agent:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parent / "plugins")},
+                env={**outside_a_cluster(), "PYTHONPATH": str(Path(__file__).parent / "plugins")},
             )
         self.tree: dict[int, psutil.Process] = {}
 
@@ -187,6 +187,11 @@ class Agent:
         )
         del gone
         return [f"{p.pid} {p.name()} {p.cmdline()}" for p in alive if p.is_running()]
+
+
+def outside_a_cluster() -> dict[str, str]:
+    """This process's environment without what leads to the API of a cluster that the tests may run in."""
+    return {k: v for k, v in os.environ.items() if k not in {"KUBECONFIG", "KUBERNETES_SERVICE_HOST"}}
 
 
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:

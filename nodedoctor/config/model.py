@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -93,10 +93,27 @@ class MonitorEntry(Section, frozen=True):
 class KubernetesExporter(Section, frozen=True):
     """Node conditions, events and annotations."""
 
-    enabled: bool = False
+    enabled: bool | None = None
+    """Left out: on where there are credentials: in a pod, or with settings.kubeconfig or $KUBECONFIG."""
     update_interval: Duration = "10s"
+    """How long a change of a reason or a message may wait for others; a change of a status never does."""
     resync_interval: Duration = "60s"
+    """After this time the next patch carries everything, not only what has changed: it repairs what others did."""
     heartbeat_interval: Duration = "5m"
+    """How often everything is written anew although nothing has changed; a tenth less to a fifth more, at random."""
+    request_timeout: Duration = "10s"
+    """For one request, from resolving the name to the last byte of the answer."""
+    on_stop: Literal["leave", "unknown"] = "leave"
+    """What becomes of the node's conditions when the agent is stopped: they stay, or turn Unknown (AgentStopped)."""
+    proxy_url: str = ""
+    """The proxy on the way to the API server; empty: the kubeconfig's. $HTTPS_PROXY alone is not followed."""
+
+    def active(self, settings: Settings, environment: Mapping[str, str]) -> bool:
+        """Whether it runs."""
+        if self.enabled is not None:
+            return self.enabled
+        named = ("KUBERNETES_SERVICE_HOST", "KUBECONFIG")
+        return bool(settings.kubeconfig or any(environment.get(name) for name in named))
 
 
 class HttpEndpoint(Section, frozen=True):
@@ -182,8 +199,6 @@ class Config(Section, frozen=True):
 
     def inactive(self) -> Iterator[tuple[str, str]]:
         """Yield what is configured and not active in this version, as (path, why)."""
-        if self.exporters.kubernetes.enabled:
-            yield "exporters.kubernetes", "this version has no Kubernetes exporter"
         for index, entry in enumerate(self.monitors):
             if entry.remediation and entry.remediation.enabled:
                 yield (

@@ -18,13 +18,14 @@ from nodedoctor.registry import EXPORTERS, MONITORS, exporter_type, monitor_type
 from nodedoctor.types import AGENT_CONDITIONS
 from nodedoctor.words import did_you_mean
 
-BUILT_IN = ("http", "prometheus")
+BUILT_IN = ("http", "kubernetes", "prometheus")
 KUBELETS_OWN = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable")
 PERIODS: tuple[PathOf, ...] = (
     ("settings", "updateInterval"),
     ("exporters", "kubernetes", "updateInterval"),
     ("exporters", "kubernetes", "resyncInterval"),
     ("exporters", "kubernetes", "heartbeatInterval"),
+    ("exporters", "kubernetes", "requestTimeout"),
     ("remediation", "circuitBreakerTimeout"),
 )
 """Durations that can't be 0. A cooldown can: it is a pause, and there may be none."""

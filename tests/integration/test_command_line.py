@@ -156,12 +156,11 @@ def test_bad_configuration_stops_the_start_with_every_fault() -> None:
 def test_validate_says_what_is_valid_and_what_is_not_active(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(
-        "apiVersion: node-doctor.io/v1alpha1\nkind: NodeDoctorConfig\nexporters: {kubernetes: {enabled: true}}\n"
+        "apiVersion: node-doctor.io/v1alpha1\nkind: NodeDoctorConfig\n"
         "monitors: [{name: a, type: noop, remediation: {enabled: true, strategy: systemd-restart, service: x}}]\n"
     )
     done = node_doctor("validate", str(file))
     assert done.returncode == 0
-    assert "exporters.kubernetes: not active" in done.stdout
     assert "monitors[0].remediation: not active" in done.stdout
 
 

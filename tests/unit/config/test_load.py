@@ -299,17 +299,36 @@ def test_two_files_with_faults_are_both_told(tmp_path: Path) -> None:
 
 def test_a_file_that_changes_nothing_leaves_the_default_as_it_is(written: Callable[..., Path]) -> None:
     config = load([written("")], (), {}).config
-    roster = roster_of(config, "node")
+    roster = roster_of(config, "node", {})
     assert {spec.name for spec in roster.monitors} == {"cpu", "memory", "pressure", "disk", "kernel-log"}
     assert {spec.name for spec in roster.exporters} == {"http", "prometheus"}
-    assert roster.inactive == {}
+    assert list(roster.inactive) == ["exporters.kubernetes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "runs"),
+    [
+        ("", {}, False),
+        ("", {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, True),
+        ("", {"KUBECONFIG": "/k"}, True),
+        ("settings: {kubeconfig: /k}\n", {}, True),
+        ("exporters: {kubernetes: {enabled: true}}\n", {}, True),
+        ("exporters: {kubernetes: {enabled: false}}\n", {"KUBECONFIG": "/k"}, False),
+    ],
+)
+def test_the_kubernetes_exporter_runs_where_there_are_credentials(
+    loaded: Callable[..., Loaded], text: str, environment: dict[str, str], runs: bool
+) -> None:
+    roster = roster_of(loaded(f"{text}monitors: []\n").config, "node", environment)
+    assert ("kubernetes" in {spec.name for spec in roster.exporters}) is runs
+    assert ("exporters.kubernetes" in roster.inactive) is (not text and not environment)
 
 
 def test_a_disabled_monitor_and_a_disabled_exporter_stay_out_of_the_roster(
     loaded: Callable[..., Loaded],
 ) -> None:
     text = NOOP + "  - {name: two, type: noop, enabled: false}\nexporters: {prometheus: {enabled: false}}\n"
-    roster = roster_of(loaded(text).config, "node")
+    roster = roster_of(loaded(text).config, "node", {})
     assert [spec.name for spec in roster.monitors] == ["one"]
     assert [spec.name for spec in roster.exporters] == ["http"]
 
@@ -356,7 +375,6 @@ def test_dependencies_that_form_no_circle_are_taken(loaded: Callable[..., Loaded
 def test_the_example_of_the_architecture_is_valid_and_says_what_is_not_active() -> None:
     config = load([EXAMPLE], (), {}).config
     assert [path for path, _ in config.inactive()] == [
-        "exporters.kubernetes",
         "monitors[0].remediation",
         "monitors[1].remediation",
     ]
@@ -453,7 +471,7 @@ def test_validate_accepts_a_good_file_and_says_what_runs(written: Callable[..., 
 def test_validate_tells_what_is_not_active() -> None:
     done = run_command("validate", EXAMPLE)
     assert done.returncode == 0
-    assert "exporters.kubernetes: not active: this version has no Kubernetes exporter" in done.stdout
+    assert "monitors[0].remediation: not active: this version repairs nothing" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Conditions, events and annotations of the node, in the Kubernetes API."""
