@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import socket
 import time
+from typing import Any
 
 import msgspec
 from icmplib import (
@@ -42,7 +44,7 @@ async def echo(address: str, count: int, timeout: float) -> Echo:
     with AsyncSocket(opened(address)) as sock:
         try:
             # What comes from other addresses never arrives, and errors of routers on the way do at once.
-            sock.sock.connect((address, 0))
+            sock.sock.connect(place(address))
         except OSError:
             return Echo(1.0, 0.0)
         number = next(IDS) % 0x10000
@@ -51,6 +53,11 @@ async def echo(address: str, count: int, timeout: float) -> Echo:
             if (took := await one(sock, ICMPRequest(address, number, sequence), timeout)) is not None:
                 times.append(took)
     return Echo(1 - len(times) / count, sum(times) / len(times) if times else 0.0)
+
+
+def place(address: str) -> tuple[Any, ...]:
+    """`address` as a socket takes it; connect(2) forgets the interface of one that names it otherwise."""
+    return socket.getaddrinfo(address, 0, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)[0][4]
 
 
 def opened(address: str) -> ICMPv4Socket | ICMPv6Socket:
