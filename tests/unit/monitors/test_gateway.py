@@ -40,7 +40,6 @@ def quick_neighbours(namespace: str) -> None:
             ("base_reachable_time_ms", 500),
             ("retrans_time_ms", 200),
             ("delay_first_probe_time", 1),
-            ("gc_stale_time", 1),
         ):
             path = f"/proc/sys/net/{family}/neigh/wire/{name}"
             command = ["ip", "netns", "exec", namespace, "sh", "-c", f"echo {value} > {path}"]
@@ -81,7 +80,6 @@ def test_gateways_of_both_families_are_asked(pair: Pair, start: Start) -> None:
 def test_a_gateway_that_is_gone_is_told_and_the_other_is_not_until_it_is_back(
     pair: Pair, start: Start, family: int
 ) -> None:
-    """The kernel remembers a gateway that was there a moment ago; that is not to be believed."""
     gone, other = pair.gateway_v4, pair.gateway_v6
     if family == 6:
         gone, other = other, gone
@@ -95,6 +93,20 @@ def test_a_gateway_that_is_gone_is_told_and_the_other_is_not_until_it_is_back(
     more = ["nodad"] if family == 6 else []
     ip("address", "add", f"{gone}/{size}", "dev", "wire", *more, namespace=pair.gateway)
     eventually("it is up", lambda: monitor.bad("GatewayUnreachable") == [])
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_one_check_is_enough_where_the_kernel_only_remembers_the_gateway(
+    pair: Pair, start: Start, family: int
+) -> None:
+    """An entry that is stale was taken for a gateway that is there."""
+    address, size = {4: (pair.gateway_v4, 24), 6: (pair.gateway_v6, 64)}[family]
+    monitor = start(pair.node)
+    assert monitor.bad("GatewayUnreachable") == []
+    ip("neigh", "change", address, "dev", "wire", "nud", "stale", namespace=pair.node)
+    ip("address", "del", f"{address}/{size}", "dev", "wire", namespace=pair.gateway)
+    message = f"gateway {address} at wire is not found on its network"
+    assert monitor.bad("GatewayUnreachable") == [message]
 
 
 def test_a_gateway_that_never_answers_echoes_is_there_as_a_neighbour(pair: Pair, start: Start) -> None:
@@ -171,22 +183,14 @@ def test_routes_that_lead_nowhere_and_those_of_other_tables_have_no_gateways(pai
     ip("route", "add", "unreachable", "default", "metric", "900", namespace=pair.node)
     ip("route", "add", "default", "via", "10.77.0.8", "table", "100", namespace=pair.node)
     ip("route", "add", "10.0.0.0/8", "via", "10.77.0.7", namespace=pair.node)
-    ip(
-        "route",
-        "add",
-        "default",
-        "via",
-        "inet6",
-        "fd77::5",
-        "dev",
-        "wire",
-        "metric",
-        "9",
-        namespace=pair.node,
-    )
+    via = ["via", "inet6", "fd77::5", "dev", "wire"]
+    ip("-4", "route", "add", "default", *via, "metric", "9", namespace=pair.node)
+    ip("-6", "route", "add", "unreachable", "default", "metric", "900", namespace=pair.node)
+    ip("-6", "route", "add", "default", "dev", "wire", "metric", "800", namespace=pair.node)
     with entered(pair.node):
         assert default_hops() == [
-            Hop("wire", "10.77.0.1"), Hop("wire", "fd77::1"), Hop("wire", "fd77::5"),
+            Hop("wire", "", "ipv6"),
+            Hop("wire", "10.77.0.1", "ipv4"), Hop("wire", "fd77::1", "ipv6"), Hop("wire", "fd77::5", "ipv4"),
         ]  # fmt: skip
 
 
@@ -234,8 +238,12 @@ def test_a_gateway_without_a_route_is_told(pair: Pair, start: Start) -> None:
     assert told(monitor.check(), "GatewayUnreachable") == {
         (True, "NoRoute", "there is no route to the gateway 10.88.0.1")
     }
+    ip("route", "add", "blackhole", "10.88.0.1", namespace=pair.node)
+    assert {(bad, reason) for bad, reason, _ in told(monitor.check(), "GatewayUnreachable")} == {
+        (None, "NoRoutes")
+    }
     with entered(pair.node):
-        assert way_to(pair.gateway_v4) == Hop("wire", pair.gateway_v4)
+        assert way_to(pair.gateway_v4) == Hop("wire", pair.gateway_v4, "ipv4")
 
 
 def test_by_tcp_a_gateway_is_found_where_nothing_else_tells(pair: Pair, start: Start) -> None:

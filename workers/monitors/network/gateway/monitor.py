@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,7 +15,7 @@ from msgspec import Meta
 from nodedoctor.duration import Duration, seconds
 from nodedoctor.errors import Undetermined
 from nodedoctor.host import Host
-from nodedoctor.monitor import ConditionType, Gauge, Monitor, Observation, Options
+from nodedoctor.monitor import ConditionType, Finding, Gauge, Monitor, Observation, Options
 from nodedoctor.types import Severity
 from workers.monitors.network.gateway import neighbour
 from workers.monitors.network.gateway.routes import Hop, default_hops, way_to
@@ -112,12 +113,10 @@ class GatewayMonitor(Monitor[GatewayOptions]):
                 raise Undetermined("there is no default route", "NoDefaultRoute")
             yield DOWN.when(not hops, "there is no default route", "NoDefaultRoute")
         if self.options.gateways:
-            hops = []
-            for address in self.options.gateways:
-                try:
-                    hops.append(way_to(address))
-                except OSError:
-                    yield DOWN.when(True, f"there is no route to the gateway {address}", "NoRoute")
+            found = [way(address) for address in self.options.gateways]
+            yield from (one for one in found if isinstance(one, Finding))
+            hops = [one for one in found if isinstance(one, Hop)]
+        self.answered &= set(hops)
         if not any(hop.gateway for hop in hops):
             yield LOSS.unknown("no gateway can be asked for echoes", "NoGateway")
             yield SLOW.unknown("no gateway can be asked for echoes", "NoGateway")
@@ -192,6 +191,17 @@ def routes() -> list[Hop]:
         raise Undetermined(
             f"the kernel does not tell its routes: {error.strerror or error}", "NoRoutes"
         ) from error
+
+
+def way(address: str) -> Hop | Finding:
+    """How `address` is reached, or what there is to say if it can't be."""
+    try:
+        return way_to(address)
+    except OSError as error:
+        if error.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH}:
+            return DOWN.when(True, f"there is no route to the gateway {address}", "NoRoute")
+        text = f"the kernel does not tell the route to the gateway {address}: {error.strerror or error}"
+        return DOWN.unknown(text, "NoRoutes")
 
 
 async def connects(address: str, port: int, limit: float) -> bool:

@@ -17,6 +17,7 @@ RTN_UNICAST = 1
 RTM_F_CLONED = 0x200
 TABLES = {253, 254}
 """RT_TABLE_DEFAULT and RT_TABLE_MAIN."""
+FAMILIES: dict[int, str] = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}
 MESSAGE = 12
 """Size of a rtmsg."""
 
@@ -26,11 +27,8 @@ class Hop(msgspec.Struct, frozen=True, order=True):
 
     interface: str
     gateway: str
-
-    @property
-    def family(self) -> str:
-        """Of the gateway."""
-        return "ipv6" if ":" in self.gateway else "ipv4"
+    family: str
+    """Of what is sent there; the gateway's own may be another one."""
 
     @property
     def scoped(self) -> str:
@@ -47,20 +45,26 @@ def default_hops() -> list[Hop]:
     """
     found: set[Hop] = set()
     for message in ask(RTM_GETROUTE, bytes(MESSAGE), dump=True):
-        _, length, _, _, table, _, _, kind, flags = struct.unpack_from("=8BI", message)
-        if length == 0 and table in TABLES and kind == RTN_UNICAST and not flags & RTM_F_CLONED:
-            found.update(hops(attributes(message[MESSAGE:])))
+        family, length, _, _, table, _, _, kind, flags = struct.unpack_from("=8BI", message)
+        if (
+            family in FAMILIES
+            and length == 0
+            and table in TABLES
+            and kind == RTN_UNICAST
+            and not flags & RTM_F_CLONED
+        ):
+            found.update(hops(attributes(message[MESSAGE:]), FAMILIES[family]))
     return sorted(found)
 
 
-def hops(route: dict[int, bytes]) -> Iterator[Hop]:
-    """The next hops among the attributes of a route."""
+def hops(route: dict[int, bytes], family: str) -> Iterator[Hop]:
+    """The next hops among the attributes of a route for a family."""
     if RTA_OIF in route:
-        yield Hop(named(struct.unpack("=i", route[RTA_OIF])[0]), gateway(route))
+        yield Hop(named(struct.unpack("=i", route[RTA_OIF])[0]), gateway(route), family)
     rest = route.get(RTA_MULTIPATH, b"")
     while len(rest) >= 8:
         length, _, _, index = struct.unpack_from("=HBBi", rest)
-        yield Hop(named(index), gateway(attributes(rest[8:length])))
+        yield Hop(named(index), gateway(attributes(rest[8:length])), family)
         rest = rest[aligned(max(length, 8)) :]
 
 
@@ -79,16 +83,15 @@ def named(index: int) -> str:
 
 
 def way_to(address: str) -> Hop:
-    """How packets for `address`, which may name its interface, leave this node.
+    """How packets for the gateway `address`, which may name its interface, leave this node.
 
     Raises:
         OSError: there is no way.
     """
     bare, _, interface = address.partition("%")
+    packed, family = ip_address(bare).packed, socket.AF_INET6 if ":" in bare else socket.AF_INET
     if interface:
-        return Hop(interface, bare)
-    packed = ip_address(bare).packed
-    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+        return Hop(interface, bare, FAMILIES[family])
     head = struct.pack("=8BI", family, len(packed) * 8, 0, 0, 0, 0, 0, 0, 0)
     (message,) = ask(RTM_GETROUTE, head + attribute(RTA_DST, packed))
-    return Hop(named(struct.unpack("=i", attributes(message[MESSAGE:])[RTA_OIF])[0]), bare)
+    return Hop(named(struct.unpack("=i", attributes(message[MESSAGE:])[RTA_OIF])[0]), bare, FAMILIES[family])
