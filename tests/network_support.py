@@ -95,6 +95,15 @@ def ip(*words: str, namespace: str = "") -> str:
         give_up(error)
 
 
+def nft(rules: str, namespace: str) -> None:
+    """Give a namespace rules, or take them."""
+    command = ["ip", "netns", "exec", namespace, "nft", rules]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        give_up(error)
+
+
 @contextmanager
 def network_namespace() -> Iterator[str]:
     """The name of a new one, with nothing in it but a loopback that is up."""

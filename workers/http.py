@@ -37,6 +37,8 @@ class Request(msgspec.Struct, frozen=True):
     """http://[USER:PASSWORD@]HOST:PORT."""
     context: ssl.SSLContext | None = None
     """TLS settings that several requests share: the system's authorities take a megabyte each time."""
+    longest: int = LONGEST_BODY
+    """Bytes of the answer's body that are read."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -125,7 +127,7 @@ def converse(request: Request, deadline: float) -> Answer:
         expires = expiry(connection.sock)
         response = response_of(connection.sock, request.method)
         response.begin()
-        return Answer(response.status, read(response), expires=expires)
+        return Answer(response.status, read(response, request.longest), expires=expires)
     finally:
         connection.close()
 
@@ -157,12 +159,12 @@ def expiry(sock: socket.socket) -> float | None:
     return float(ssl.cert_time_to_seconds(str(certificate["notAfter"]))) if certificate else None
 
 
-def read(response: http.client.HTTPResponse) -> bytes:
-    """The beginning of the body."""
-    body = b""
-    while len(body) < LONGEST_BODY and (chunk := response.read1(LONGEST_BODY - len(body))):
+def read(response: http.client.HTTPResponse, longest: int) -> bytes:
+    """The first `longest` bytes of the body."""
+    body = bytearray()
+    while len(body) < longest and (chunk := response.read1(longest - len(body))):
         body += chunk
-    return body
+    return bytes(body)
 
 
 def tls(request: Request) -> ssl.SSLContext:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,9 +14,10 @@ import dns.exception
 import dns.resolver
 import msgspec
 import pytest
-from network_support import Pair, Seen, entered, gateway_and_node, give_up, ip, look
+from network_support import Pair, Seen, entered, gateway_and_node, ip, look, nft
 
-from workers.monitors.network.tcp import TcpMonitor, TcpOptions, connect_to_any, in_hosts, told
+from workers.monitors.network.tcp import TcpMonitor, TcpOptions, connect_to_any
+from workers.resolving import in_hosts, told
 
 GATEWAY, GATEWAY_V6, PORT = "10.77.0.1", "fd77::1", 4000
 KIND = "RegistryUnhealthy"
@@ -70,22 +70,13 @@ def test_where_nobody_listens_the_connection_is_refused_until_somebody_does(pair
 def test_packets_that_vanish_are_a_timeout_until_they_arrive(pair: Pair) -> None:
     look_there = monitor(f"{GATEWAY}:{PORT}")
     rules = "table ip t { chain c { type filter hook input priority 0; tcp dport 4000 drop; }; }"
-    nft(pair, rules)
+    nft(rules, pair.gateway)
     with listener(pair):
         assert told_of(look(look_there)) == (
             "True", "Timeout", f"{GATEWAY}:{PORT}: no connection within 300ms",
         )  # fmt: skip
-        nft(pair, "delete table ip t")
+        nft("delete table ip t", pair.gateway)
         assert told_of(look(look_there)) == FINE
-
-
-def nft(pair: Pair, rules: str) -> None:
-    """Give the gateway rules."""
-    command = ["ip", "netns", "exec", pair.gateway, "nft", rules]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        give_up(error)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +124,8 @@ def accept_all(server: socket.socket) -> None:
 
 
 def test_a_bad_target_hides_no_other_and_all_are_waited_for_at_once(pair: Pair) -> None:
-    nft(pair, "table ip t { chain c { type filter hook input priority 0; tcp dport 5000-5050 drop; }; }")
+    rules = "table ip t { chain c { type filter hook input priority 0; tcp dport 5000-5050 drop; }; }"
+    nft(rules, pair.gateway)
     silent = [f"{GATEWAY}:{port}" for port in range(5000, 5040)]
     with listener(pair):
         began = time.monotonic()
@@ -147,14 +139,14 @@ def test_a_bad_target_hides_no_other_and_all_are_waited_for_at_once(pair: Pair) 
 def test_a_connection_that_takes_long_is_warned_of(pair: Pair) -> None:
     """Its first packet is lost, and sent again a second later."""
     nft(
-        pair,
         "table ip t { chain c { type filter hook input priority 0; tcp dport 4000 limit rate over 1/second burst 1 packets drop; }; }",
+        pair.gateway,
     )
     look_there = monitor(f"{GATEWAY}:{PORT}", connectTimeout="10s", slowThreshold="500ms")
     with listener(pair):
         for _ in range(3):  # the limit lets the first through
             seen = look(look_there)
-        nft(pair, "delete table ip t")
+        nft("delete table ip t", pair.gateway)
         assert told_of(seen) == (
             "False",
             "ConnectionSlow",

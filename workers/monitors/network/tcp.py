@@ -9,14 +9,10 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from ipaddress import ip_address
-from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-import dns.asyncresolver
 import dns.exception
-import dns.resolver
 import msgspec
 from msgspec import Meta
 
@@ -24,12 +20,12 @@ from nodedoctor.config.model import ConditionName
 from nodedoctor.duration import Duration, seconds
 from nodedoctor.monitor import ConditionType, Finding, Gauge, Monitor, Observation, Options
 from nodedoctor.words import condition_name
+from workers.resolving import addresses, told
 
 UP = Gauge("tcp_up", "1 if the last connection was accepted", ("target",))
 DURATION = Gauge("tcp_connect_seconds", "Time that the last connection took, its name included", ("target",))
 REASONS = ("ConnectionRefused", "Timeout", "Unreachable", "NameNotResolved", "ConnectionFailed")
 UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN}
-HOSTS = Path("/etc/hosts")
 
 
 class TcpOptions(Options, frozen=True):
@@ -143,22 +139,6 @@ async def attempt(target: str, within: str) -> float | Failure:
     return time.monotonic() - began
 
 
-def told(error: dns.exception.DNSException) -> str:
-    """What is wrong with a name; the rest of dnspython's message changes from time to time."""
-    match error:
-        case dns.resolver.NXDOMAIN():
-            return "it does not exist"
-        case dns.resolver.NoAnswer():
-            return "it has no address"
-        case dns.resolver.NoResolverConfiguration():
-            return "/etc/resolv.conf names no nameserver"
-        case dns.resolver.NoNameservers():
-            return "all nameservers fail"
-        case dns.exception.Timeout():
-            return "no nameserver answers"
-    return type(error).__name__
-
-
 def failure_of(error: OSError) -> Failure:
     """What an error of connect(2) means."""
     if isinstance(error, ConnectionRefusedError):
@@ -169,32 +149,6 @@ def failure_of(error: OSError) -> Failure:
     if error.errno == errno.ETIMEDOUT:
         return Failure("Timeout", "no connection: the other side does not answer")
     return Failure("ConnectionFailed", f"connecting fails: {text}")
-
-
-async def addresses(host: str, within: float) -> list[str]:
-    """The addresses of `host`: itself if it is one, else those in /etc/hosts, else those that DNS knows.
-
-    Raises:
-        DNSException: there are none.
-    """
-    try:
-        ip_address(host)
-    except ValueError:
-        known = in_hosts(HOSTS.read_text(errors="replace"), host) if HOSTS.exists() else []
-    else:
-        known = [host]
-    if known:
-        return known
-    resolver = dns.asyncresolver.Resolver()
-    resolver.use_search_by_default = True
-    # Half of the time, as dnspython takes a little more: it is to be told that the name was in the way.
-    return list((await resolver.resolve_name(host, lifetime=within / 2)).addresses())
-
-
-def in_hosts(text: str, host: str) -> list[str]:
-    """The addresses that `text`, in the format of hosts(5), gives a name."""
-    rows = (line.partition("#")[0].lower().split() for line in text.splitlines())
-    return [row[0] for row in rows if host.lower() in row[1:]]
 
 
 async def connect_to_any(hosts: list[str], port: int) -> None:

@@ -1,0 +1,1 @@
+"""Whether the next hops of this node are there."""

@@ -1,0 +1,1 @@
+"""Whether other nodes can be reached."""
