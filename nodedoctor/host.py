@@ -24,7 +24,7 @@ class Host(msgspec.Struct, frozen=True):
     root: Path = Path("/")
     """The machine's own root: where files and sockets are that belong to it and not to the agent's container."""
     kubeconfig: str = ""
-    """The kubeconfig file to reach the API server with; empty: a pod's credentials, else $KUBECONFIG."""
+    """The kubeconfig file to reach the API server with; a pod's credentials come first, $KUBECONFIG last."""
 
     def path(self, name: str) -> Path:
         """Where the machine's file with the absolute path `name` is, with its links followed below `root`.

@@ -25,7 +25,7 @@ from pykube import HTTPClient, KubeConfig
 from pykube.exceptions import PyKubeError
 from yaml import YAMLError
 
-from nodedoctor.errors import NodeDoctorError
+from nodedoctor.errors import NodeDoctorError, Undetermined
 from nodedoctor.version import version
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -167,6 +167,41 @@ class Access(msgspec.Struct, frozen=True):
         """The API server's address."""
         return str(self.config.cluster["server"]).rstrip("/")
 
+    @property
+    def named(self) -> bool:
+        """Whether they say who asks."""
+        user = self.config.user
+        return bool(self.token_file or user.get("token") or user.get("client-certificate"))
+
+    def token(self) -> str:
+        """The bearer token of this moment, empty without one: the kubelet writes a new one every hour.
+
+        Raises:
+            OSError, ValueError: the file can't be read.
+        """
+        if self.token_file is None:
+            return str(self.config.user.get("token") or "")
+        return self.token_file.read_text().strip()
+
+    def tls(self) -> ssl.SSLContext:
+        """The TLS settings for a connection that is not pykube's.
+
+        Raises:
+            OSError: a file can't be read or is no certificate.
+        """
+        try:
+            cluster, user = self.config.cluster, self.config.user
+        except PyKubeError as error:
+            raise FileNotFoundError(str(error)) from error
+        authority, certificate = cluster.get("certificate-authority"), user.get("client-certificate")
+        context = ssl.create_default_context(cafile=authority.filename() if authority else None)
+        if cluster.get("insecure-skip-tls-verify"):
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if certificate:
+            context.load_cert_chain(certificate.filename(), user["client-key"].filename())
+        return context
+
 
 class Reply(msgspec.Struct, frozen=True):
     """What came back."""
@@ -194,15 +229,42 @@ def find(kubeconfig: str, environment: Mapping[str, str], account: Path = ACCOUN
     return from_file(Path(path)) if path else None
 
 
+def found(kubeconfig: str, environment: Mapping[str, str], account: Path = ACCOUNT) -> Access:
+    """What `find` finds, for a check.
+
+    Raises:
+        Undetermined: there is nothing, or it can't be used.
+        PermissionError: a file may not be read.
+    """
+    try:
+        access = find(kubeconfig, environment, account)
+    except CredentialsError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise error.__cause__ from None
+        raise Undetermined(str(error), "KubeconfigUnusable") from error
+    if access is None:
+        text = "this is no pod with an account and there is no kubeconfig; set settings.kubeconfig, or url"
+        raise Undetermined(text, "NoCluster")
+    return access
+
+
 def in_cluster(environment: Mapping[str, str], account: Path) -> Access:
     """The service account of the pod that this process runs in."""
     host, port = environment["KUBERNETES_SERVICE_HOST"], environment.get("KUBERNETES_SERVICE_PORT", "443")
     address = f"[{host}]" if ":" in host else host
-    config = KubeConfig.from_url(f"https://{address}:{port}")
-    config.doc["clusters"][0]["cluster"]["certificate-authority"] = str(account / "ca.crt")
+    return checked(
+        at(f"https://{address}:{port}", str(account / "ca.crt"), str(account / "token")), str(account)
+    )
+
+
+def at(url: str, ca_file: str, token_file: str) -> Access:
+    """An API server by its address; without `ca_file` the system's authorities are trusted."""
+    config = KubeConfig.from_url(url)
+    if ca_file:
+        config.doc["clusters"][0]["cluster"]["certificate-authority"] = ca_file
     config.doc["users"] = [{"name": "self", "user": {}}]
     config.doc["contexts"][0]["context"]["user"] = "self"
-    return checked(Access(config, account / "token"), str(account))
+    return Access(config, Path(token_file) if token_file else None)
 
 
 def from_file(path: Path) -> Access:
@@ -362,7 +424,7 @@ class API:
         self.client = self.connect()
 
     def read_token(self) -> None:
-        """Take the token of this moment: the kubelet writes a new one every hour.
+        """Take the token of this moment.
 
         Raises:
             UnauthorizedError: the file can't be read.
@@ -370,7 +432,7 @@ class API:
         if self.access.token_file is None:
             return
         try:
-            self.access.config.user["token"] = self.access.token_file.read_text().strip()
+            self.access.config.user["token"] = self.access.token()
         except (OSError, ValueError) as error:
             text = f"the token {self.access.token_file} can't be read: {type(error).__name__}"
             raise UnauthorizedError(text) from error

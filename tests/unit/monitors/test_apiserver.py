@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
 import ssl
@@ -10,6 +11,7 @@ import struct
 import subprocess
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from email.utils import formatdate, parsedate_to_datetime
@@ -18,12 +20,13 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from nodedoctor.errors import Undetermined
 from nodedoctor.host import Host
 from nodedoctor.monitor import Finding
 from nodedoctor.types import Metric
-from workers.credentials import Credentials, find
+from workers.kubernetes import at, found
 from workers.monitors.kubernetes.apiserver.monitor import APIServerMonitor, pause, percentile, skew
 from workers.monitors.kubernetes.apiserver.options import APIServerOptions
 from workers.verdicts import Verdict, fold
@@ -401,17 +404,67 @@ users: [{name: u, user: {token: abc}}]
         ),
     ],
 )
-def test_a_pod_uses_its_service_account(environment: Mapping[str, str], url: str, tmp_path: Path) -> None:
-    account = str(tmp_path)
-    expected = Credentials(url, ca_file=f"{account}/ca.crt", token_file=f"{account}/token")
-    assert find("", environment, tmp_path) == expected
+def test_a_pod_uses_its_service_account(
+    environment: Mapping[str, str], url: str, tmp_path: Path, certify: Certify
+) -> None:
+    certify()[0].rename(tmp_path / "ca.crt")
+    (tmp_path / "token").write_text("abc\n")
+    access = found("", environment, tmp_path)
+    assert (access.server, access.token_file, access.token()) == (url, tmp_path / "token", "abc")
+    assert access.named
+    assert len(access.tls().get_ca_certs()) == 1, "the pod's authority alone is trusted"
 
 
 def test_a_kubeconfig_is_used_and_the_configured_one_first(tmp_path: Path) -> None:
     (tmp_path / "config").write_text(KUBECONFIG)
-    expected = Credentials("https://10.0.0.1:6443", token_data="abc", unverified=True)
-    assert find("", {"KUBECONFIG": str(tmp_path / "config")}) == expected
-    assert find(str(tmp_path / "config"), {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}) == expected
+    for access in (
+        found("", {"KUBECONFIG": str(tmp_path / "config")}),
+        found(str(tmp_path / "config"), {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBECONFIG": "/x"}),
+    ):
+        assert (access.server, access.token(), access.named) == ("https://10.0.0.1:6443", "abc", True)
+        assert access.tls().verify_mode is ssl.CERT_NONE
+
+
+def test_a_pods_account_comes_before_the_configured_kubeconfig(
+    server: tuple[Server, Path], tmp_path: Path
+) -> None:
+    """The API server that conditions are written to must be the one that is judged."""
+    (tmp_path / "config").write_text(KUBECONFIG)
+    (tmp_path / "ca.crt").write_bytes(server[1].read_bytes())
+    (tmp_path / "token").write_text("of-the-pod")
+    host, port = server[0].url.removeprefix("https://").split(":")
+    pod = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
+    kubeconfig = Host(kubeconfig=str(tmp_path / "config"))
+    list(APIServerMonitor("api", APIServerOptions(), kubeconfig, pod, tmp_path).check())
+    assert "Authorization: Bearer of-the-pod\r\n" in server[0].requests[0]
+
+
+def test_a_client_shows_the_certificate_that_stands_in_its_kubeconfig(
+    serve: Callable[..., tuple[Server, Path]], certify: Certify, tmp_path: Path
+) -> None:
+    server, authority = serve()
+    server.context.verify_mode = ssl.CERT_REQUIRED
+    files = dict(zip(("client-certificate-data", "client-key-data"), certify(), strict=True))
+    server.context.load_verify_locations(files["client-certificate-data"])
+    document = yaml.safe_load(KUBECONFIG)
+    document["clusters"][0]["cluster"] = {"server": server.url, "certificate-authority": str(authority)}
+    document["users"][0]["user"] = {key: b64encode(file.read_bytes()).decode() for key, file in files.items()}
+    (tmp_path / "config").write_text(yaml.safe_dump(document))
+    monitor = APIServerMonitor("api", APIServerOptions(), Host(kubeconfig=str(tmp_path / "config")), {})
+    assert [f.reason for f in monitor.check() if isinstance(f, Finding) and f.bad] == []
+    document["users"][0]["user"] = {}
+    (tmp_path / "config").write_text(yaml.safe_dump(document))
+    assert [f.type for f in monitor.check() if isinstance(f, Finding) and f.bad] == ["APIServerUnreachable"]
+
+
+def test_a_missing_authority_is_named(tmp_path: Path) -> None:
+    gone = str(tmp_path / "ca.crt")
+    with pytest.raises(FileNotFoundError, match=gone):
+        at("https://10.0.0.1", gone, "").tls()
+    monitor = APIServerMonitor("api", APIServerOptions(url="https://10.0.0.1", ca_file=gone))
+    with pytest.raises(Undetermined, match=gone) as caught:
+        list(monitor.check())
+    assert caught.value.reason == "CredentialsUnusable"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "a: {", "{}"])
@@ -421,6 +474,18 @@ def test_an_unusable_kubeconfig_is_undetermined(text: str, tmp_path: Path) -> No
     with pytest.raises(Undetermined) as caught:
         list(monitor.check())
     assert caught.value.reason == "KubeconfigUnusable"
+
+
+def test_a_kubeconfig_that_may_not_be_read_is_a_matter_of_permission(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root may become somebody else")
+    (tmp_path / "config").touch(mode=0)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError):
+            found(str(tmp_path / "config"), {})
+    finally:
+        os.seteuid(0)
 
 
 def test_outside_of_a_cluster_nothing_is_known() -> None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from workers.credentials import Credentials
+from workers.kubernetes import Access
 from workers.stream import DeadlineSocket
 
 LONGEST_BODY = 64 * 1024
@@ -70,15 +70,15 @@ class Failure(msgspec.Struct, frozen=True):
     message: str
 
 
-def ask(credentials: Credentials, path: str, limit: float) -> Answer | Failure:
+def ask(access: Access, path: str, limit: float) -> Answer | Failure:
     """Request `path`, with one deadline of `limit` seconds for everything.
 
     Raises:
         OSError: the token or a certificate of ours can't be read.
     """
-    token, context = credentials.token(), credentials.tls()
+    token, context = access.token(), access.tls()
     try:
-        return converse(credentials.url, path, token, context, time.monotonic() + limit)
+        return converse(access.server, path, token, context, time.monotonic() + limit)
     except (OSError, http.client.HTTPException, ValueError) as error:
         return failure(error)
 

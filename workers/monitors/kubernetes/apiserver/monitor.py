@@ -15,8 +15,7 @@ from nodedoctor.errors import Undetermined
 from nodedoctor.host import Host
 from nodedoctor.monitor import ConditionType, Finding, Gauge, Monitor, Observation
 from nodedoctor.types import Severity
-from workers import credentials
-from workers.credentials import ACCOUNT, Credentials
+from workers.kubernetes import ACCOUNT, Access, at, found
 from workers.monitors.kubernetes.apiserver.exchange import Answer, Failure, ask
 from workers.monitors.kubernetes.apiserver.options import APIServerOptions
 
@@ -124,9 +123,9 @@ class APIServerMonitor(Monitor[APIServerOptions]):
 
     def check(self) -> Iterator[Observation]:
         """Ask once."""
-        who = self.credentials()
+        who = self.access()
         if time.monotonic() < self.silent_until:
-            yield OVERLOADED.when(True, overload(who.url))
+            yield OVERLOADED.when(True, overload(who.server))
             yield from rest_unknown("it asked for a pause", "NotAsked", OVERLOADED)
             return
         try:
@@ -137,18 +136,18 @@ class APIServerMonitor(Monitor[APIServerOptions]):
             text = f"the credentials can't be read: {error.filename or ''} {error.strerror or error}"
             raise Undetermined(text, "CredentialsUnusable") from error
         if isinstance(answer, Failure):
-            yield from failed(who.url, answer)
+            yield from failed(who.server, answer)
         else:
             yield from self.check_answer(who, answer)
 
-    def credentials(self) -> Credentials:
+    def access(self) -> Access:
         """What the options say, else what is found on this node."""
         options = self.options
         if options.url:
-            return Credentials(options.url, ca_file=options.ca_file, token_file=options.token_file)
-        return credentials.find(self.host.kubeconfig, self.environment, self.account)
+            return at(options.url, options.ca_file, options.token_file)
+        return found(self.host.kubeconfig, self.environment, self.account)
 
-    def ask(self, who: Credentials) -> Answer | Failure:
+    def ask(self, who: Access) -> Answer | Failure:
         """Ask for readiness; an old server does not know the newer paths."""
         limit = time.monotonic() + seconds(self.options.request_timeout)
         for path in self.paths:
@@ -159,7 +158,7 @@ class APIServerMonitor(Monitor[APIServerOptions]):
             self.paths = self.paths[self.paths.index(path) :]
         return answer
 
-    def check_answer(self, who: Credentials, answer: Answer) -> Iterator[Observation]:
+    def check_answer(self, who: Access, answer: Answer) -> Iterator[Observation]:
         """What an answer says, of whatever kind."""
         yield CODE(answer.status)
         yield UP(float(answer.status == OK))
@@ -167,14 +166,14 @@ class APIServerMonitor(Monitor[APIServerOptions]):
         if answer.status == TOO_MANY:
             self.silent_until = time.monotonic() + pause(answer.headers.get("retry-after", ""))
         yield from status(who, answer)
-        yield from self.check_times(who.url, answer)
-        yield from self.check_clock(who.url, answer)
+        yield from self.check_times(who.server, answer)
+        yield from self.check_clock(who.server, answer)
         if answer.expires is None:
             yield EXPIRING.unknown("the API server's certificate is not verified", "NotVerified")
             return
         yield NOT_AFTER(answer.expires)
         soon = answer.expires - answer.began < seconds(self.options.certificate_warning)
-        text = f"the certificate of {who.url} expires in less than {self.options.certificate_warning}"
+        text = f"the certificate of {who.server} expires in less than {self.options.certificate_warning}"
         yield EXPIRING.when(soon, text)
 
     def check_times(self, url: str, answer: Answer) -> Iterator[Observation]:
@@ -212,17 +211,16 @@ def rest_unknown(why: str, reason: str, *told: ConditionType) -> Iterator[Findin
             yield condition.unknown(f"the API server was not heard: {why}", reason)
 
 
-def status(who: Credentials, answer: Answer) -> Iterator[Finding]:
+def status(who: Access, answer: Answer) -> Iterator[Finding]:
     """What the status of `answer` says: whether it lets us in, has too much to do, and is ready."""
     refused = answer.status in {UNAUTHENTICATED, FORBIDDEN}
     # Who comes without credentials may be refused: anonymous access is off on many clusters.
-    named = bool(who.token_file or who.token_data or who.certificate)
-    yield UNAUTHORIZED.when(refused and named, *refusal(who.url, answer.status))
-    yield OVERLOADED.when(answer.status == TOO_MANY, overload(who.url))
+    yield UNAUTHORIZED.when(refused and who.named, *refusal(who.server, answer.status))
+    yield OVERLOADED.when(answer.status == TOO_MANY, overload(who.server))
     if refused or answer.status == TOO_MANY:
-        yield UNHEALTHY.unknown(f"{who.url} answers, but not whether it is ready", "NotTold")
+        yield UNHEALTHY.unknown(f"{who.server} answers, but not whether it is ready", "NotTold")
     else:
-        yield UNHEALTHY.when(answer.status != OK, *illness(who.url, answer))
+        yield UNHEALTHY.when(answer.status != OK, *illness(who.server, answer))
 
 
 def refusal(url: str, code: int) -> tuple[str, str]:

@@ -16,7 +16,7 @@ class APIServerOptions(Options, frozen=True):
     """Which API server to ask, and what of it is good enough."""
 
     url: str = ""
-    """https://HOST[:PORT]; empty: settings.kubeconfig, else the pod's service account, else $KUBECONFIG."""
+    """https://HOST[:PORT]; empty: the pod's service account, else settings.kubeconfig, else $KUBECONFIG."""
     ca_file: str = ""
     """With `url`: certificates to trust instead of the system's."""
     token_file: str = ""

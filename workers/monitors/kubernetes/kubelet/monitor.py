@@ -17,7 +17,7 @@ from nodedoctor.errors import Undetermined
 from nodedoctor.host import Host
 from nodedoctor.monitor import ConditionType, Finding, Gauge, Monitor, Observation, counter
 from nodedoctor.types import Severity
-from workers.credentials import ACCOUNT
+from workers.kubernetes import ACCOUNT
 from workers.monitors.kubernetes.kubelet.options import KubeletOptions
 from workers.monitors.kubernetes.kubelet.pleg import Figures, figures, percentile
 from workers.monitors.kubernetes.kubelet.request import ask

@@ -16,8 +16,7 @@ from nodedoctor.errors import Undetermined
 from nodedoctor.host import Host
 from nodedoctor.monitor import ConditionType, Finding, Gauge, Monitor, Observation
 from nodedoctor.types import Severity
-from workers import credentials
-from workers.credentials import ACCOUNT
+from workers.kubernetes import ACCOUNT, found
 from workers.monitors.network.peer.nodes import Nodes, listed
 from workers.monitors.network.peer.options import PeerOptions, place
 from workers.monitors.network.peer.probe import Peer, Result, probe_all
@@ -104,7 +103,7 @@ class PeerMonitor(Monitor[PeerOptions]):
             Undetermined, OSError: they can't be found out.
         """
         try:
-            who = credentials.find(self.host.kubeconfig, self.environment, self.account)
+            who = found(self.host.kubeconfig, self.environment, self.account)
         except Undetermined as error:
             if error.reason != "NoCluster":
                 raise

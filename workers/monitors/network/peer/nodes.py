@@ -9,8 +9,8 @@ from collections.abc import Callable
 import msgspec
 
 from nodedoctor.errors import Undetermined
-from workers.credentials import Credentials
 from workers.http import Request, exchange
+from workers.kubernetes import Access
 
 PATH = "/api/v1/nodes?resourceVersion=0"
 """From the API server's cache, so that etcd has no work with it."""
@@ -64,19 +64,17 @@ class Listed(msgspec.Struct, frozen=True, rename="camel"):
     items: list[Node] = []
 
 
-def listed(credentials: Credentials, within: str) -> dict[str, str]:
+def listed(access: Access, within: str) -> dict[str, str]:
     """The address of each node that has one, by its name.
 
     Raises:
         Undetermined: there is no list, and why.
         OSError: the token or a certificate of ours can't be read.
     """
-    token = credentials.token()
+    token = access.token()
     headers = {"Accept": AS_TABLE} | ({"Authorization": f"Bearer {token}"} if token else {})
-    url = credentials.url.rstrip("/")
-    answer = exchange(
-        Request(url + PATH, within, headers=headers, context=credentials.tls(), longest=LARGEST)
-    )
+    url = access.server
+    answer = exchange(Request(url + PATH, within, headers=headers, context=access.tls(), longest=LARGEST))
     if answer.reason:
         raise Undetermined(f"{url} does not list the nodes: {answer.message}", "NodesUnknown")
     if answer.status == FORBIDDEN:
