@@ -1,9 +1,9 @@
-"""How much the agent itself is held back by the CPU limit of its control group."""
+"""How much the agent itself is held back by the CPU limits of its control group and of those around it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -15,28 +15,33 @@ class Throttling(msgspec.Struct, frozen=True):
     throttled: int
     seconds: float
 
+    def share(self, before: Throttling) -> float:
+        """The share of periods since `before` in which it was held back, 0 to 1."""
+        periods = self.periods - before.periods
+        return (self.throttled - before.throttled) / periods if periods > 0 else 0.0
 
-def own_throttling(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> Throttling | None:
-    """That of this process's control group; None if it has no CPU controller.
 
-    Both versions of cgroups call the file cpu.stat; https://docs.kernel.org/scheduler/sched-bwc.html.
+def own_throttling(
+    proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
+) -> dict[Path, Throttling]:
+    """That of this process's control group and of those around it, by file; empty without a CPU controller.
+
+    A limit of the pod or of a slice holds back all that is in it, and only that group counts it. A container may see
+    none but its own. Both versions of cgroups call the file cpu.stat; https://docs.kernel.org/scheduler/sched-bwc.html.
     """
-    for file in places((proc / "self/cgroup").read_text(), cgroups):
-        if file.is_file():
-            found = throttling(file.read_text())
-            if found:
-                return found
-    return None
+    files = [file for file in places((proc / "self/cgroup").read_text(), cgroups) if file.is_file()]
+    found = {file: throttling(file.read_text()) for file in files}
+    return {file: one for file, one in found.items() if one}
 
 
 def places(groups: str, cgroups: Path) -> Iterator[Path]:
     """Where cpu.stat may be, given the text of /proc/self/cgroup; a container sees its own group as the top."""
     for line in groups.splitlines():
         _, controllers, path = line.split(":", 2)
+        own = PurePosixPath(path.lstrip("/"))
+        tops = (cgroups / controllers, cgroups / "cpu") if controllers else (cgroups,)
         if not controllers or "cpu" in controllers.split(","):
-            for top in (cgroups / controllers, cgroups / "cpu"):
-                yield top / path.lstrip("/") / "cpu.stat"
-                yield top / "cpu.stat"
+            yield from (top / group / "cpu.stat" for top in tops for group in (own, *own.parents))
 
 
 def throttling(stat: str) -> Throttling | None:

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -46,6 +47,10 @@ AGENT_THROTTLED = ConditionType(
     severity=Severity.WARNING,
 )
 UTILIZATION = Gauge("cpu_utilization_ratio", "Share of CPU time in use between two checks")
+BUSIEST = Gauge("cpu_busiest_core_ratio", "Share of time in use of the processor that is busiest")
+IOWAIT = Gauge(
+    "cpu_iowait_ratio", "Share of CPU time idle while a disk was waited for; the kernel only estimates it"
+)
 STEAL = Gauge("cpu_steal_ratio", "Share of CPU time that the hypervisor took for others")
 ONLINE = Gauge("cpu_online_processors", "Processors that are online")
 LOAD = Gauge("cpu_load_per_core", "Load average divided by the number of online processors", ("minutes",))
@@ -55,11 +60,13 @@ THROTTLES = counter(
     ("scope",),
 )
 AGENT_SECONDS = counter(
-    "agent_cpu_throttled_seconds_total", "Time for which the agent was held back by its own CPU limit"
+    "agent_cpu_throttled_seconds_total", "Time for which the agent was held back by a CPU limit"
 )
 AGENT_PERIODS = counter(
-    "agent_cpu_throttled_periods_total", "Scheduling periods in which the agent used up its CPU limit"
+    "agent_cpu_throttled_periods_total", "Scheduling periods in which the agent's CPU limit was used up"
 )
+ALL = "cpu"
+"""What /proc/stat calls all processors together."""
 FIRST_SAMPLE = 0.2
 """Seconds over which the first check measures; later ones measure since the check before."""
 
@@ -76,7 +83,7 @@ class CpuOptions(Options, frozen=True):
     load_per_core_threshold: float | None = None
     """5-minute load per processor that is a problem; none: load is only measured."""
     agent_throttled_threshold: Percent = 25
-    """Percent of scheduling periods in which the agent's own CPU limit held it back that is a problem."""
+    """Percent of scheduling periods in which a CPU limit held the agent back that is a problem."""
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """The warning comes before the problem, and there is a load that is none."""
@@ -88,16 +95,26 @@ class CpuOptions(Options, frozen=True):
 
 
 class Times(msgspec.Struct, frozen=True):
-    """CPU time of all processors since boot, in clock ticks; proc_stat(5)."""
+    """CPU time of one or all processors since boot, in clock ticks; proc_stat(5)."""
 
     busy: int
     stolen: int
     idle: int
+    waiting: int = 0
+    """The part of `idle` in which a disk was waited for."""
 
     @property
     def total(self) -> int:
         """All the time that the kernel has accounted for."""
         return self.busy + self.stolen + self.idle
+
+
+class Shares(NamedTuple):
+    """Shares of the time between two readings, 0 to 1."""
+
+    busy: float
+    stolen: float
+    waiting: float
 
 
 class CpuMonitor(Monitor[CpuOptions]):
@@ -110,19 +127,19 @@ class CpuMonitor(Monitor[CpuOptions]):
 
     kind, options_type = "cpu-health-check", CpuOptions
     conditions = (OVERLOADED, STOLEN, THROTTLED, AGENT_THROTTLED)
-    metrics = (UTILIZATION, STEAL, ONLINE, LOAD, THROTTLES, AGENT_SECONDS, AGENT_PERIODS)
+    metrics = (UTILIZATION, BUSIEST, IOWAIT, STEAL, ONLINE, LOAD, THROTTLES, AGENT_SECONDS, AGENT_PERIODS)
     timeout = 5.0
 
     def __init__(self, name: str, options: CpuOptions, host: Host | None = None) -> None:
         super().__init__(name, options, host)
-        self.before: Times | None = None
+        self.before: dict[str, Times] = {}
         self.throttles: dict[Path, int] = {}
-        self.held_back: Throttling | None = None
+        self.held_back: dict[Path, Throttling] = {}
 
     def check(self) -> Iterator[Observation]:
         """Look at what happened since the last check."""
         stat = self.stat()
-        yield from self.check_times(cpu_times(stat))
+        yield from self.check_times(processors(stat))
         yield from self.check_load(online(stat))
         yield from self.check_throttling()
         yield from self.check_agent(own_throttling())
@@ -131,32 +148,37 @@ class CpuMonitor(Monitor[CpuOptions]):
         """The text of /proc/stat."""
         return (self.host.proc / "stat").read_text()
 
-    def check_times(self, now: Times) -> Iterator[Observation]:
+    def check_times(self, now: dict[str, Times]) -> Iterator[Observation]:
         """Utilisation and steal."""
         measured = self.measured(now)
-        if measured is None:
+        if ALL not in measured:
             for condition in (OVERLOADED, STOLEN):
                 yield condition.unknown("the times in /proc/stat stand still", "NoCPUTimes")
             return
-        busy, stolen = measured
-        yield UTILIZATION(busy)
-        yield STEAL(stolen)
+        total = measured.pop(ALL)
+        yield UTILIZATION(total.busy)
+        yield IOWAIT(total.waiting)
+        yield STEAL(total.stolen)
+        if measured:
+            yield BUSIEST(max(one.busy for one in measured.values()))
         yield OVERLOADED.graded(
-            busy * 100,
+            total.busy * 100,
             self.options.warning_threshold,
             self.options.critical_threshold,
             lambda limit: f"the processors are busier than {limit:g} %",
         )
         steal = self.options.steal_threshold
-        yield STOLEN.when(stolen * 100 >= steal, f"the hypervisor takes more than {steal:g} % of the time")
+        yield STOLEN.when(
+            total.stolen * 100 >= steal, f"the hypervisor takes more than {steal:g} % of the time"
+        )
 
-    def measured(self, now: Times) -> tuple[float, float] | None:
-        """Shares of time in use and stolen since the last check, else over a short sample; None without any."""
-        found = shares(self.before, now) if self.before else None
-        if found is None:
+    def measured(self, now: dict[str, Times]) -> dict[str, Shares]:
+        """Shares since the last check, else over a short sample, by processor; without those that stood still."""
+        found = all_shares(self.before, now)
+        if ALL not in found:
             time.sleep(FIRST_SAMPLE)
-            first, now = now, cpu_times(self.stat())
-            found = shares(first, now)
+            first, now = now, processors(self.stat())
+            found = all_shares(first, now)
         self.before = now
         return found
 
@@ -181,28 +203,37 @@ class CpuMonitor(Monitor[CpuOptions]):
         throttled = any(count > before.get(path, count) for path, count in self.throttles.items())
         yield THROTTLED.when(throttled, "processors were slowed down because they are too hot")
 
-    def check_agent(self, now: Throttling | None) -> Iterator[Observation]:
-        """Whether the agent's own limit held it back since the last check: what it measures is late then."""
+    def check_agent(self, now: dict[Path, Throttling]) -> Iterator[Observation]:
+        """Whether a limit held the agent back since the last check: what it measures is late then."""
         before, self.held_back = self.held_back, now
         if now:
-            yield AGENT_SECONDS(now.seconds)
-            yield AGENT_PERIODS(now.throttled)
-        share = 0.0
-        if now and before and now.periods > before.periods:
-            share = 100 * (now.throttled - before.throttled) / (now.periods - before.periods)
-        text = "the agent is slowed down by its own CPU limit, its probes too: raise the limit"
-        yield AGENT_THROTTLED.when(share > self.options.agent_throttled_threshold, text)
+            yield AGENT_SECONDS(max(one.seconds for one in now.values()))
+            yield AGENT_PERIODS(max(one.throttled for one in now.values()))
+        share = max((one.share(before[file]) for file, one in now.items() if file in before), default=0.0)
+        text = "the agent is slowed down by the CPU limit of its container, pod or slice, its probes too: raise it"
+        yield AGENT_THROTTLED.when(share * 100 > self.options.agent_throttled_threshold, text)
 
 
 def cpu_times(stat: str) -> Times:
-    """The times in the text of /proc/stat. Guest time is part of user time already; waiting for I/O is idle."""
+    """The times in the first line of `stat`. Guest time is part of user time already; waiting for I/O is idle."""
     words = stat.partition("\n")[0].split()
     user, nice, system, idle, iowait, irq, softirq, steal = (int(word) for word in words[1:9])
-    return Times(busy=user + nice + system + irq + softirq, stolen=steal, idle=idle + iowait)
+    return Times(busy=user + nice + system + irq + softirq, stolen=steal, idle=idle + iowait, waiting=iowait)
 
 
-def shares(before: Times, now: Times) -> tuple[float, float] | None:
-    """Shares of time in use and stolen between two readings, 0 to 1.
+def processors(stat: str) -> dict[str, Times]:
+    """The times in the text of /proc/stat: of all processors together, and of each that is online."""
+    return {line.split()[0]: cpu_times(line) for line in stat.splitlines() if line.startswith(ALL)}
+
+
+def all_shares(before: dict[str, Times], now: dict[str, Times]) -> dict[str, Shares]:
+    """Shares by processor, of those that have any."""
+    found = {name: shares(before[name], times) for name, times in now.items() if name in before}
+    return {name: one for name, one in found.items() if one}
+
+
+def shares(before: Times, now: Times) -> Shares | None:
+    """Shares of the time between two readings.
 
     None if no time was accounted for, or less than before: a machine that was restored elsewhere counts anew.
     A single counter may fall, as the time waited for I/O does (proc_stat(5)); it counts as still then.
@@ -212,7 +243,8 @@ def shares(before: Times, now: Times) -> tuple[float, float] | None:
     busy = max(0, now.busy - before.busy)
     stolen = max(0, now.stolen - before.stolen)
     total = busy + stolen + max(0, now.idle - before.idle)
-    return busy / total, stolen / total
+    waiting = min(total, max(0, now.waiting - before.waiting))
+    return Shares(busy / total, stolen / total, waiting / total)
 
 
 def online(stat: str) -> int:

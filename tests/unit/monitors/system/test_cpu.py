@@ -13,7 +13,7 @@ import pytest
 
 from nodedoctor.host import Host
 from workers.monitors.system.cpu import CpuMonitor, CpuOptions, Times, cpu_times, online, shares
-from workers.throttling import Throttling, throttling
+from workers.throttling import Throttling, own_throttling, throttling
 
 
 @pytest.fixture
@@ -46,18 +46,22 @@ def set_throttles(host: Host, cpu: int, core: int, package: int) -> None:
 
 def test_time_of_guests_is_not_counted_twice_and_waiting_for_a_disk_is_idle() -> None:
     stat = "cpu  100 20 30 4000 500 6 7 80 90 10\ncpu0 100 20 30 4000 500 6 7 80 90 10\n"
-    assert cpu_times(stat) == Times(busy=100 + 20 + 30 + 6 + 7, stolen=80, idle=4500)
+    assert cpu_times(stat) == Times(busy=100 + 20 + 30 + 6 + 7, stolen=80, idle=4500, waiting=500)
 
 
 @pytest.mark.parametrize(
     ("before", "now", "expected"),
     [
-        pytest.param(Times(0, 0, 0), Times(0, 0, 100), (0, 0), id="all idle"),
-        pytest.param(Times(50, 5, 100), Times(100, 5, 150), (0.5, 0), id="half of it busy"),
-        pytest.param(Times(0, 0, 0), Times(100, 0, 0), (1, 0), id="all busy"),
-        pytest.param(Times(0, 0, 0), Times(60, 30, 10), (0.6, 0.3), id="the hypervisor took some"),
-        pytest.param(Times(10, 0, 100), Times(60, 0, 90), (1, 0), id="time waited for disks was taken back"),
-        pytest.param(Times(10, 50, 100), Times(60, 40, 150), (0.5, 0), id="stolen time was taken back"),
+        pytest.param(Times(0, 0, 0), Times(0, 0, 100), (0, 0, 0), id="all idle"),
+        pytest.param(Times(50, 5, 100), Times(100, 5, 150), (0.5, 0, 0), id="half of it busy"),
+        pytest.param(Times(0, 0, 0), Times(100, 0, 0), (1, 0, 0), id="all busy"),
+        pytest.param(Times(0, 0, 0), Times(60, 30, 10), (0.6, 0.3, 0), id="the hypervisor took some"),
+        pytest.param(
+            Times(10, 0, 100), Times(60, 0, 90), (1, 0, 0), id="time waited for disks was taken back"
+        ),
+        pytest.param(Times(0, 0, 0, 0), Times(20, 0, 80, 60), (0.2, 0, 0.6), id="waiting for disks"),
+        pytest.param(Times(0, 0, 50, 0), Times(40, 0, 60, 90), (0.8, 0, 1), id="idle time was taken back"),
+        pytest.param(Times(10, 50, 100), Times(60, 40, 150), (0.5, 0, 0), id="stolen time was taken back"),
         pytest.param(Times(10, 1, 100), Times(10, 1, 100), None, id="no time passed"),
         pytest.param(Times(900, 0, 900), Times(5, 0, 5), None, id="the machine was restored and counts anew"),
         pytest.param(
@@ -66,7 +70,7 @@ def test_time_of_guests_is_not_counted_twice_and_waiting_for_a_disk_is_idle() ->
     ],
 )
 def test_shares_are_of_the_time_between_two_readings(
-    before: Times, now: Times, expected: tuple[float, float] | None
+    before: Times, now: Times, expected: tuple[float, float, float] | None
 ) -> None:
     assert shares(before, now) == (pytest.approx(expected) if expected else None)
 
@@ -80,6 +84,8 @@ def test_the_real_machine_tells_all_it_has(look: Callable[..., Any]) -> None:
     assert seen.metric("cpu_online_processors") == os.sysconf("SC_NPROCESSORS_ONLN")
     assert 0 <= seen.metric("cpu_utilization_ratio") <= 1
     assert 0 <= seen.metric("cpu_steal_ratio") <= 1
+    assert 0 <= seen.metric("cpu_iowait_ratio") <= 1
+    assert seen.metric("cpu_utilization_ratio") - 0.1 <= seen.metric("cpu_busiest_core_ratio") <= 1
     cores = os.sysconf("SC_NPROCESSORS_ONLN")
     assert seen.metric("cpu_load_per_core", minutes="15") * cores == pytest.approx(
         os.getloadavg()[2], abs=0.1
@@ -136,6 +142,32 @@ def test_counters_that_stand_still_are_unknown_and_the_rest_is_still_told(
     assert seen.metric("cpu_utilization_ratio") is None
     assert seen.metric("cpu_online_processors") == 2
     assert seen["CPUThermalThrottled"] == "False"
+
+
+def test_time_waited_for_disks_is_told(host: Host, look: Callable[..., Any]) -> None:
+    monitor = CpuMonitor("cpu", CpuOptions(), host)
+    look(monitor)
+    pass_time(host, idle=60, iowait=40)
+    assert look(monitor).metric("cpu_iowait_ratio") == 0.4
+
+
+def test_one_processor_that_is_always_busy_does_not_hide_in_the_mean(
+    host: Host, look: Callable[..., Any]
+) -> None:
+    def stat(busy: int, idle: int) -> str:
+        cores = [f"cpu{n} {busy if n == 7 else 0} 0 0 {idle if n == 7 else 1000} 0 0 0 0" for n in range(64)]
+        return "\n".join([f"cpu {busy} 0 0 {63000 + idle} 0 0 0 0", *cores, "ctxt 7"])
+
+    monitor = CpuMonitor("cpu", CpuOptions(), host)
+    (host.proc / "stat").write_text(stat(0, 0).replace(" 1000 ", " 900 ").replace(" 63000 ", " 56700 "))
+    look(monitor)
+    (host.proc / "stat").write_text(stat(99, 1))
+    seen = look(monitor)
+    assert seen.metric("cpu_busiest_core_ratio") == 0.99
+    assert seen.metric("cpu_utilization_ratio") < 0.02
+    assert seen["CPUOverloaded"] == "False"
+    (host.proc / "stat").write_text(stat(99, 101).replace(" 1000 ", " 1100 ").replace(" 63101 ", " 69401 "))
+    assert look(monitor).metric("cpu_busiest_core_ratio") == 0
 
 
 def test_load_is_no_problem_unless_asked_for(host: Host, look: Callable[..., Any]) -> None:
@@ -224,7 +256,7 @@ end = time.monotonic() + 0.6
 while time.monotonic() < end:
     pass
 found.append(bad())
-Path(sys.argv[1], "cpu.cfs_quota_us").write_text("-1")
+Path(sys.argv[2], "cpu.cfs_quota_us").write_text("-1")
 time.sleep(0.3)
 bad()
 time.sleep(0.1)
@@ -232,18 +264,20 @@ print(found + [bad()])
 """
 
 
-def test_an_agent_that_its_own_limit_holds_back_says_so_until_it_may_run() -> None:
+@pytest.mark.parametrize("inner", ["", "container"], ids=["its own limit", "its pod's limit"])
+def test_an_agent_that_a_limit_holds_back_says_so_until_it_may_run(inner: str) -> None:
     group = Path(f"/sys/fs/cgroup/cpu/nd-test-{os.getpid()}")
     if not group.parent.is_dir() or os.geteuid():
         assert os.environ.get("CI") != "true"
         pytest.skip("no CPU controller of cgroup v1 here")
-    group.mkdir()
+    (group / inner).mkdir(parents=True)
     try:
         (group / "cpu.cfs_quota_us").write_text("20000")
-        words = [sys.executable, "-c", THROTTLED_AGENT, str(group)]
+        words = [sys.executable, "-c", THROTTLED_AGENT, str(group / inner), str(group)]
         done = subprocess.run(words, check=True, capture_output=True, text=True)
     finally:
-        group.rmdir()
+        for made in dict.fromkeys((group / inner, group)):
+            made.rmdir()
     assert done.stdout.strip() == "[[False], [True], [False]]"
 
 
@@ -260,3 +294,33 @@ def test_both_versions_of_control_groups_tell_how_often_they_held_back(
     stat: str, expected: Throttling | None
 ) -> None:
     assert throttling(stat) == expected
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "seen"),
+    [
+        pytest.param(
+            "0::/pods/a/c", ["pods/a/c", "pods/a", "pods", "pods/b", ""], [0, 1, 2, 4], id="version 2"
+        ),
+        pytest.param("0::/", [""], [0], id="version 2, in a container"),
+        pytest.param(
+            "3:cpu,cpuacct:/pods/a\n0::/", ["cpu,cpuacct/pods/a", "cpu,cpuacct/pods"], [0, 1], id="version 1"
+        ),
+        pytest.param("3:cpu,cpuacct:/pods/a", ["cpu,cpuacct"], [0], id="version 1, in a container"),
+        pytest.param(
+            "3:cpu:/\n0::/pods", ["cpu", "cpu/pods"], [0], id="both, of which the first has the CPU"
+        ),
+        pytest.param("3:memory:/pods", ["memory/pods"], [], id="no CPU controller"),
+    ],
+)
+def test_the_groups_around_a_process_are_looked_at_as_far_as_they_are_visible(
+    groups: str, files: list[str], seen: list[int], tmp_path: Path
+) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/cgroup").write_text(f"{groups}\n")
+    stats = [tmp_path / "cgroup" / file / "cpu.stat" for file in files]
+    for number, stat in enumerate(stats):
+        stat.parent.mkdir(parents=True, exist_ok=True)
+        stat.write_text(f"nr_periods {number}\nnr_throttled 0\nthrottled_usec 0\n")
+    found = own_throttling(tmp_path, tmp_path / "cgroup")
+    assert found == {stats[number]: Throttling(number, 0, 0) for number in seen}
