@@ -6,12 +6,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from nodedoctor.duration import Duration, seconds
 from nodedoctor.host import Host
 from nodedoctor.monitor import ConditionType, Finding, Gauge, Monitor, Observation, Options, counter
 from nodedoctor.types import Severity
+from workers.growth import Growth
 
 TAINTED = ConditionType(
     "KernelTainted", reason="KernelBroke", ok_reason="KernelSound", severity=Severity.WARNING
@@ -82,20 +81,6 @@ class KernelOptions(Options, frozen=True):
             yield "correctedErrors", f"found {self.corrected_errors}, allowed: 1 or more"
         if seconds(self.memory_errors_within) <= 0:
             yield "memoryErrorsWithin", f"found {self.memory_errors_within!r}, allowed: more than 0"
-
-
-class Growth(msgspec.Struct):
-    """How much a counter has grown lately; what it had counted before the first look is history."""
-
-    last: int | None = None
-    steps: list[tuple[float, int]] = []
-
-    def within(self, span: float, count: int, now: float) -> int:
-        """Take the `count` of `now` and give the growth of the last `span` seconds; a reset begins at 0."""
-        before, self.last = self.last, count
-        grown = 0 if before is None else count - before if count >= before else count
-        self.steps = [(at, step) for at, step in (*self.steps, (now, grown)) if step and now - at < span]
-        return sum(step for _, step in self.steps)
 
 
 class KernelMonitor(Monitor[KernelOptions]):

@@ -15,7 +15,7 @@ from nodedoctor.duration import Duration, seconds
 from nodedoctor.host import Host
 from nodedoctor.monitor import ConditionType, Finding, Gauge, Monitor, Observation, Options, counter
 from nodedoctor.types import Severity
-from workers.restarts import Restarts
+from workers.growth import Growth
 from workers.systemd import CallError, Silent, Systemd, Unit, UnitState, connected
 
 FAILED = ConditionType(
@@ -104,7 +104,7 @@ class SystemdMonitor(Monitor[SystemdOptions]):
 
     def __init__(self, name: str, options: SystemdOptions, host: Host | None = None) -> None:
         super().__init__(name, options, host)
-        self.restarts: dict[str, Restarts] = {}
+        self.restarts: dict[str, Growth] = {}
 
     @classmethod
     def conditions_of(cls, name: str, options: SystemdOptions) -> tuple[ConditionType, ...]:  # noqa: ARG003
@@ -154,10 +154,10 @@ class SystemdMonitor(Monitor[SystemdOptions]):
         """Which services systemd restarts again and again."""
         now, within = time.monotonic(), seconds(self.options.flap_within)
         counts = {u.name: systemd.restarts(u.path) for u in self.heeded(units) if is_service(u)}
-        self.restarts = {name: self.restarts.get(name) or Restarts(count) for name, count in counts.items()}
+        self.restarts = {name: self.restarts.get(name) or Growth() for name in counts}
         yield FLAPPING.when(False, "")
         for name, count in counts.items():
-            flaps = self.restarts[name].counted(count, now, within) >= self.options.flap_count
+            flaps = self.restarts[name].within(within, count, now) >= self.options.flap_count
             if flaps or name in self.options.must_be_active:
                 yield RESTARTS(count, unit=name)
             yield FLAPPING.when(flaps, self.flap_message(name))

@@ -11,7 +11,7 @@ import pytest
 
 from nodedoctor.host import Host
 from nodedoctor.types import Metric
-from workers.monitors.system.kernel import FLAGS, Growth, KernelMonitor, KernelOptions, flags_of
+from workers.monitors.system.kernel import FLAGS, KernelMonitor, KernelOptions, flags_of
 
 
 @pytest.fixture
@@ -106,17 +106,6 @@ def test_many_corrected_errors_are_warned_of(host: Host, look: Callable[..., Any
         assert seen["MemoryErrors"] == "False"
         assert seen.verdicts["MemoryErrors"].reason == reason
     assert metrics(monitor)["memory_errors_total mc0 corrected"] == 17
-
-
-def test_growth_forgets_what_is_old_and_bears_a_reset() -> None:
-    growth = Growth()
-    assert [growth.within(10, count, now) for count, now in ((5, 0), (8, 1), (2, 5), (2, 12), (2, 20))] == [
-        0,
-        3,
-        5,
-        2,
-        0,
-    ]
 
 
 def test_a_machine_without_memory_controllers_has_no_errors_of_them(

@@ -20,7 +20,6 @@ from systemd_support import Box, booted
 from nodedoctor.errors import Undetermined
 from nodedoctor.host import Host
 from workers.monitors.system.systemd import SystemdMonitor, SystemdOptions
-from workers.restarts import Restarts
 from workers.systemd import Silent, connected
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root boots a systemd")
@@ -183,13 +182,6 @@ def test_restarts_by_hand_are_no_flapping(box: Box, unit: Callable[[str], None])
         box.run("systemctl", "restart", UNIT)
         assert look(monitor)["SystemdUnitFlapping"] == "False"
     assert look(monitor).metric("systemd_unit_restarts_total", unit=UNIT) == 0
-
-
-def test_a_counter_that_was_set_back_has_grown_from_nothing() -> None:
-    restarts = Restarts(5)
-    assert restarts.counted(7, now=10, within=60) == 2
-    assert restarts.counted(1, now=20, within=60) == 3
-    assert restarts.counted(1, now=75, within=60) == 1
 
 
 def test_without_its_daemon_systemd_is_asked_directly(box: Box) -> None:

@@ -17,11 +17,11 @@ from nodedoctor.errors import Undetermined
 from nodedoctor.host import Host
 from nodedoctor.monitor import ConditionType, Finding, Gauge, Monitor, Observation, counter
 from nodedoctor.types import Severity
+from workers.growth import Growth
 from workers.kubernetes import ACCOUNT
 from workers.monitors.kubernetes.kubelet.options import KubeletOptions
 from workers.monitors.kubernetes.kubelet.pleg import Figures, figures, percentile
 from workers.monitors.kubernetes.kubelet.request import ask
-from workers.restarts import Restarts
 from workers.systemd import CallError, UnitState, connected
 
 UNHEALTHY = ConditionType(
@@ -93,7 +93,7 @@ class KubeletMonitor(Monitor[KubeletOptions]):
         self.relists: Figures | None = None
         self.start: Start | None = None
         self.seen = 0
-        self.restarts = Restarts(0)
+        self.restarts = Growth(0)
 
     def check(self) -> Iterator[Observation]:
         """Ask healthz, systemd, and for metrics."""
@@ -215,7 +215,7 @@ class KubeletMonitor(Monitor[KubeletOptions]):
         if start and self.start and start != self.start and start.source == self.start.source:
             self.seen += max(1, start.restarts - self.start.restarts)
         self.start = start or self.start
-        count = self.restarts.counted(self.seen, time.monotonic(), seconds(self.options.restart_within))
+        count = self.restarts.within(seconds(self.options.restart_within), self.seen, time.monotonic())
         yield RESTARTS(self.seen)
         text = f"the kubelet was started anew at least {self.options.restart_count} times within "
         yield RESTARTING.when(count >= self.options.restart_count, text + self.options.restart_within)
