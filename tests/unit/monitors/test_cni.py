@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,48 @@ def test_of_several_files_the_first_by_name_is_judged_and_the_others_are_warned_
     assert why(seen) == ("False", "CNIConfigAmbiguous")
     assert "of which 10-single.conf alone is used" in message(seen)
     node.write("05-broken.json", "{")
+    assert why(node.look()) == ("True", "CNIConfigInvalid")
+
+
+def listen(node: Node, path: str) -> None:
+    """A runtime's socket on `node`."""
+    place = node.root / path
+    place.parent.mkdir(parents=True)
+    with closing(socket.socket(socket.AF_UNIX)) as server:
+        server.bind(str(place))
+
+
+BRIDGE_WITHOUT_PROGRAM = BRIDGE | {"plugins": [{"type": "gone"}]}
+
+
+@pytest.mark.parametrize("broken", ["{", BRIDGE_WITHOUT_PROGRAM], ids=["no JSON", "a plugin that is gone"])
+@pytest.mark.parametrize("path", ["run/crio/crio.sock", "run/cri-dockerd.sock"])
+def test_cri_o_passes_over_a_file_that_it_can_not_use(node: Node, path: str, broken: Any) -> None:
+    listen(node, path)
+    first = node.write("05-broken.conflist", broken)
+    assert str(node.look()["CNINotConfigured"]) == "True"
+    node.write("10-pods.conflist", BRIDGE)
+    seen = node.look()
+    assert why(seen) == ("False", "CNIConfigAmbiguous")
+    assert "passes over /etc/cni/net.d/05-broken.conflist" in message(seen)
+    assert "10-pods.conflist alone is used" in message(seen)
+    first.unlink()
+    assert why(node.look()) == ("False", "CNIConfigured")
+
+
+def test_cri_o_takes_a_file_whose_plugin_for_addresses_is_gone_and_no_pod_gets_one(node: Node) -> None:
+    listen(node, "run/crio/crio.sock")
+    node.write("05-pods.conflist", BRIDGE)
+    node.write("10-portmap.conflist", BRIDGE | {"plugins": [{"type": "portmap"}]})
+    (node.programs / "host-local").unlink()
+    assert why(node.look()) == ("True", "CNIPluginMissing")
+    assert "takes the plugin host-local" in message(node.look())
+
+
+def test_containerd_takes_the_first_file_however_broken_it_is(node: Node) -> None:
+    listen(node, "run/containerd/containerd.sock")
+    node.write("10-pods.conflist", BRIDGE)
+    node.write("05-broken.conflist", "{")
     assert why(node.look()) == ("True", "CNIConfigInvalid")
 
 

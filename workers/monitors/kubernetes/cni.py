@@ -13,6 +13,7 @@ import msgspec
 from nodedoctor.errors import Undetermined
 from nodedoctor.host import Host
 from nodedoctor.monitor import ConditionType, Finding, Gauge, Monitor, Observation, Options
+from workers.cri import find_endpoint
 from workers.kubelet import kubelet_of
 
 NOT_CONFIGURED = ConditionType(
@@ -37,6 +38,8 @@ BINARIES = (
     "/var/lib/rancher/k3s/data/current/bin",
     "/var/snap/microk8s/current/opt/cni/bin",
 )
+PASSING_OVER = {"crio.sock", "cri-dockerd.sock"}
+"""Sockets of the runtimes that pass over a configuration that they can't use."""
 SUFFIXES = {".conf", ".conflist", ".json"}
 VERSION = re.compile(r"\d+\.\d+\.\d+\Z")
 
@@ -58,17 +61,29 @@ class CNIOptions(Options, frozen=True):
 
 
 class Network(msgspec.Struct, frozen=True):
-    """What a configuration says: whether it tells its version, and the plugins that it takes."""
+    """What a configuration says: whether it tells its version, the plugins that it takes, and those for addresses."""
 
     versioned: bool
     plugins: tuple[str, ...]
+    ipams: tuple[str, ...]
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """One configuration: what was found, and whether a runtime that passes over what it can't use takes it."""
+
+    name: str
+    findings: list[Finding]
+    taken: bool
 
 
 class CNIMonitor(Monitor[CNIOptions]):
     """Reads the configuration as libcni does (CNI specification, sections 1 and 2; containernetworking/cni, libcni).
 
-    The first file by name that ends in .conf, .conflist or .json wins; what stands in the others is never used. Plugins
-    are programs called as their type, the ones that hand out addresses (`ipam`) too.
+    The first file by name that ends in .conf, .conflist or .json wins; what stands in the others is never used. With
+    containerd (go-cni) no pod gets a network while that file is broken. CRI-O (ocicni; unless its cni_default_network
+    names one) and cri-dockerd pass over a file that is broken or names a plugin that is not there, and take the next.
+    Plugins are programs called as their type, the ones that hand out addresses (`ipam`) too; for those no runtime looks
+    beforehand.
     """
 
     kind, options_type = "cni-health-check", CNIOptions
@@ -84,18 +99,13 @@ class CNIMonitor(Monitor[CNIOptions]):
         if not files:
             yield self.missing(folder)
             return
-        name = f"{folder}/{files[0].name}"
-        try:
-            network = network_of(self.host.path(name).read_bytes(), many=name.endswith(".conflist"))
-        except ValueError as error:
-            yield NOT_CONFIGURED.when(True, f"{name} can't be used: {error}", "CNIConfigInvalid")
-            return
-        text = f"{folder} has more than one configuration, of which {files[0].name} alone is used"
+        judged = [self.judged(f"{folder}/{f.name}") for f in (files if passes_over(self.host) else files[:1])]
+        winner = next((one for one in judged if one.taken), judged[0])
+        yield from winner.findings
+        text = f"{folder} has more than one configuration, of which {Path(winner.name).name} alone is used"
         yield NOT_CONFIGURED.warn_when(len(files) > 1, text)
-        if not network.versioned:
-            yield NOT_CONFIGURED.warn_when(True, f"{name} has no cniVersion, which is taken for 0.1.0")
-        for plugin in network.plugins:
-            yield self.judged(name, plugin)
+        for one in judged[: judged.index(winner)]:
+            yield NOT_CONFIGURED.warn_when(True, f"the runtime passes over {one.name}, which it can't use")
 
     def missing(self, folder: str) -> Finding:
         """What it means that there is no configuration, which a machine without a kubelet does not need."""
@@ -105,7 +115,20 @@ class CNIMonitor(Monitor[CNIOptions]):
             True, f"{folder} has no network configuration: the network add-on's pod has not written one"
         )
 
-    def judged(self, name: str, plugin: str) -> Finding:
+    def judged(self, name: str) -> Judged:
+        """What the configuration `name` is worth."""
+        try:
+            network = network_of(self.host.path(name).read_bytes(), many=name.endswith(".conflist"))
+        except ValueError as error:
+            invalid = NOT_CONFIGURED.when(True, f"{name} can't be used: {error}", "CNIConfigInvalid")
+            return Judged(name, [invalid], taken=False)
+        plugins = [self.program(name, plugin) for plugin in network.plugins]
+        ipams = [self.program(name, plugin) for plugin in network.ipams]
+        text = f"{name} has no cniVersion, which is taken for 0.1.0"
+        version = NOT_CONFIGURED.warn_when(not network.versioned, text)
+        return Judged(name, [*plugins, *ipams, version], taken=not any(plugin.bad for plugin in plugins))
+
+    def program(self, name: str, plugin: str) -> Finding:
         """Whether the program of a plugin that the configuration `name` takes is there and can be run."""
         folders = self.options.bin_dirs or BINARIES
         hidden = ""
@@ -133,6 +156,15 @@ def candidates(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and not path.is_dir())
     except FileNotFoundError:
         return []
+
+
+def passes_over(host: Host) -> bool:
+    """Whether the runtime takes the next configuration when it can't use one; not if it is not known which it is."""
+    try:
+        endpoint = find_endpoint(host)
+    except (PermissionError, Undetermined):
+        return False
+    return endpoint is not None and Path(endpoint.path).name in PASSING_OVER
 
 
 def has_kubelet(host: Host) -> bool:
@@ -163,16 +195,13 @@ def network_of(content: bytes, *, many: bool) -> Network:
     plugins = network.get("plugins") if many else [network]
     if not isinstance(plugins, list) or not plugins:
         raise ValueError("it has no list of plugins")
-    return Network(bool(version), tuple(dict.fromkeys(program for p in plugins for program in programs(p))))
-
-
-def programs(plugin: Any) -> Iterator[str]:  # noqa: ANN401 - it comes from a file
-    """The programs that one plugin of a configuration takes: itself, and who hands out its addresses."""
-    kind = plugin.get("type") if isinstance(plugin, dict) else None
-    if not isinstance(kind, str) or not kind or "/" in kind or "\0" in kind:
+    kinds, ipams = [kind_of(p) for p in plugins], [kind_of(p.get("ipam")) for p in plugins if kind_of(p)]
+    if not all(kinds):
         raise ValueError("a plugin has no type")
-    yield kind
-    ipam = plugin.get("ipam")
-    named = ipam.get("type") if isinstance(ipam, dict) else None
-    if isinstance(named, str) and named and "/" not in named and "\0" not in named:
-        yield named
+    return Network(bool(version), tuple(dict.fromkeys(kinds)), tuple(dict.fromkeys(filter(None, ipams))))
+
+
+def kind_of(plugin: Any) -> str:  # noqa: ANN401 - it comes from a file
+    """The program that a plugin of a configuration, or its `ipam`, takes; empty if it names none."""
+    kind = plugin.get("type") if isinstance(plugin, dict) else None
+    return kind if isinstance(kind, str) and "/" not in kind and "\0" not in kind else ""
