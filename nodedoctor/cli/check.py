@@ -122,5 +122,8 @@ def in_a_line(status: Status) -> str:
     told = [c for c in status.conditions if c.type != "MonitorFailing" or c.status is ConditionStatus.TRUE]
     bad = [c for c in told if c.status is not ConditionStatus.FALSE or (c.message and c.severity != "info")]
     if bad:
-        return "; ".join(f"{c.type} {c.status}: {c.message or c.reason}" for c in bad)
+        types: dict[str, list[str]] = {}
+        for c in bad:
+            types.setdefault(f"{c.status}: {c.message or c.reason}", []).append(c.type)
+        return "; ".join(f"{', '.join(names)} {text}" for text, names in types.items())
     return ", ".join(dict.fromkeys(c.reason for c in told))

@@ -66,6 +66,16 @@ def test_check_believes_a_problem_at_once_and_survives_hangs_and_crashes() -> No
     assert states == {"hang": "timeout", "deaf": "timeout", "crash": "crash", "raise": "unknown"}
 
 
+def test_check_says_once_what_is_the_same_for_several_conditions() -> None:
+    entry = "{name: api, type: apiserver-health-check, config: {url: 'https://127.0.0.1', caFile: /nowhere}}"
+    words = ("check", "--set", monitors(entry))
+    (row,) = json.loads(node_doctor(*words, "-o", "json").stdout)
+    assert row["text"].startswith("APIServerUnreachable, APIServerUnauthorized, ")
+    assert row["text"].count("Unknown") == row["text"].count("/nowhere") == 1
+    assert {c["status"] for c in row["conditions"] if c["type"].startswith("APIServer")} == {"Unknown"}
+    assert row["text"] in node_doctor(*words).stdout
+
+
 def test_check_all_runs_every_type_that_needs_no_options() -> None:
     named = monitors("{name: mine, type: memory-health-check}")
     done = node_doctor("check", "--all", "-o", "json", "--set", named)
