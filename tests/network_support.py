@@ -10,10 +10,11 @@ import ctypes
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -176,6 +177,30 @@ def gateway_and_node() -> Iterator[Pair]:
         ip("route", "add", "default", "via", pair.gateway_v4, namespace=node)
         ip("-6", "route", "add", "default", "via", pair.gateway_v6, namespace=node)
         yield pair
+
+
+@contextmanager
+def silent_addresses(count: int, port: int = 0) -> Iterator[tuple[list[str], int]]:
+    """So many addresses of this machine and a port of theirs: connections there are never made, as their queue is full."""
+    hosts = [f"127.0.0.{number + 2}" for number in range(count)]
+    with ExitStack() as stack:
+        for host in hosts:
+            server = stack.enter_context(socket.create_server((host, port), backlog=0))
+            port = server.getsockname()[1]
+            for _ in range(3):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex((host, port))
+        yield hosts, port
+
+
+def resolve_to(hosts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every name lead to these addresses."""
+
+    def found(_host: object, port: int, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, port)) for host in hosts]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
 
 
 class Inside:

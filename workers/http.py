@@ -15,13 +15,13 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import msgspec
 
 from nodedoctor.duration import seconds
-from workers.stream import DeadlineSocket
+from workers.stream import DeadlineSocket, dial, left
 
-LONGEST_BODY = 64 * 1024
+LONGEST_BODY = CHUNK = 64 * 1024
 HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
 HEADER_VALUE = re.compile(r"[ -~\t]*\Z")
 TUNNEL_FAILED = "Tunnel connection failed"
-"""How http.client says that a proxy answered CONNECT with another status than 200."""
+"""Said of a proxy that answers CONNECT with another status than 200."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -107,42 +107,69 @@ def failure(error: Exception, within: str) -> Answer:
 def converse(request: Request, deadline: float) -> Answer:
     """Like `exchange`, with exceptions for what went wrong."""
     parts, proxy = urlsplit(request.url), urlsplit(request.proxy)
-
-    def response_of(sock: socket.socket, method: str | None = None) -> http.client.HTTPResponse:
-        # http.client wants a socket and calls its makefile alone.
-        stream: Any = DeadlineSocket(sock, deadline)
-        return http.client.HTTPResponse(stream, method=method)
-
-    connection = connection_to(request, max(0.001, deadline - time.monotonic()))
-    # A proxy's answer to CONNECT is read with it too.
-    connection.response_class = response_of  # type: ignore[assignment]
+    connection = connection_to(request, deadline)
     try:
-        connection.connect()
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         headers = {"User-Agent": "node-doctor", "Connection": "close", **request.headers}
         if request.proxy and parts.scheme == "http":
             target = f"http://{parts.netloc}{target}"
-            headers = {"Host": parts.netloc, **headers, **authorization(proxy)}
+            headers = {**headers, **authorization(proxy)}
         connection.request(request.method, target, headers=headers)
         expires = expiry(connection.sock)
-        response = response_of(connection.sock, request.method)
-        response.begin()
+        response = response_of(connection.sock, request.method, deadline)
         return Answer(response.status, read(response, request.longest), expires=expires)
     finally:
         connection.close()
 
 
-def connection_to(request: Request, left: float) -> http.client.HTTPConnection:
-    """A connection, not yet made, to the server or to the proxy before it."""
+def connection_to(request: Request, deadline: float) -> http.client.HTTPConnection:
+    """A connection to the server, perhaps through a proxy; http.client would make it without one deadline."""
     parts, proxy = urlsplit(request.url), urlsplit(request.proxy)
-    near = proxy if request.proxy else parts
-    host = near.hostname or ""
-    if parts.scheme == "http":
-        return http.client.HTTPConnection(host, near.port, timeout=left)
-    connection = http.client.HTTPSConnection(host, near.port, timeout=left, context=tls(request))
-    if request.proxy:
-        connection.set_tunnel(parts.hostname or "", parts.port or 443, authorization(proxy))
+    host, secure = parts.hostname or "", parts.scheme == "https"
+    context = tls(request) if secure else None
+    connection = (
+        http.client.HTTPSConnection(host, parts.port, context=context)
+        if secure
+        else http.client.HTTPConnection(host, parts.port)
+    )
+    near, port = (proxy.hostname or "", proxy.port or 80) if request.proxy else (host, connection.port)
+    connection.sock = dial(near, port, deadline)
+    try:
+        if secure and request.proxy:
+            tunnel(connection, authorization(proxy), deadline)
+        connection.sock.settimeout(left(deadline))
+        if context:
+            connection.sock = context.wrap_socket(connection.sock, server_hostname=host)
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def tunnel(connection: http.client.HTTPConnection, headers: dict[str, str], deadline: float) -> None:
+    """Have the proxy at the other end connect to the server.
+
+    Raises:
+        OSError: it refuses.
+    """
+    place = f"[{connection.host}]" if ":" in connection.host else connection.host
+    target = f"{place}:{connection.port}"
+    connection.sock.settimeout(left(deadline))
+    asking = http.client.HTTPConnection(connection.host, connection.port)
+    asking.sock = connection.sock
+    asking.request("CONNECT", target, headers={"Host": target, **headers})
+    response = response_of(connection.sock, "CONNECT", deadline)
+    if response.status != http.client.OK:
+        raise OSError(f"{TUNNEL_FAILED}: {response.status} {response.reason}")
+
+
+def response_of(sock: socket.socket, method: str, deadline: float) -> http.client.HTTPResponse:
+    """The head of the answer that comes from `sock`."""
+    # http.client wants a socket and calls its makefile alone.
+    stream: Any = DeadlineSocket(sock, deadline)
+    response = http.client.HTTPResponse(stream, method=method)
+    response.begin()
+    return response
 
 
 def authorization(proxy: SplitResult) -> dict[str, str]:
@@ -162,7 +189,7 @@ def expiry(sock: socket.socket) -> float | None:
 def read(response: http.client.HTTPResponse, longest: int) -> bytes:
     """The first `longest` bytes of the body."""
     body = bytearray()
-    while len(body) < longest and (chunk := response.read1(longest - len(body))):
+    while len(body) < longest and (chunk := response.read1(min(CHUNK, longest - len(body)))):
         body += chunk
     return bytes(body)
 

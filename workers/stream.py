@@ -1,14 +1,54 @@
-"""Reading from a socket with one deadline for everything."""
+"""Connecting and reading with one deadline for everything."""
 
 from __future__ import annotations
 
 import io
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+
+def left(deadline: float) -> float:
+    """Seconds until `deadline`.
+
+    Raises:
+        TimeoutError: it has passed.
+    """
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
+        raise TimeoutError
+    return remaining
+
+
+def dial(host: str, port: int, deadline: float) -> socket.socket:
+    """Connect to `host`. Its addresses share the time, so that a silent one leaves some to the next.
+
+    Raises:
+        OSError: none of them takes the connection; TimeoutError if not in time.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    error: OSError = TimeoutError()
+    for number, (family, _, _, _, address) in enumerate(found):
+        try:
+            return connected(family, address, left(deadline) / (len(found) - number))
+        except OSError as failed:
+            error = failed
+    raise error
+
+
+def connected(family: int, address: tuple[Any, ...], within: float) -> socket.socket:
+    """A connection to one address."""
+    sock = socket.socket(family)
+    try:
+        sock.settimeout(within)
+        sock.connect(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 class DeadlineSocket(io.RawIOBase):
@@ -32,8 +72,5 @@ class DeadlineSocket(io.RawIOBase):
         Raises:
             TimeoutError: the deadline has passed.
         """
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self.sock.settimeout(left)
+        self.sock.settimeout(left(self.deadline))
         return self.sock.recv_into(buffer)

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
+from network_support import resolve_to, silent_addresses
 
 from nodedoctor.errors import Undetermined
 from nodedoctor.host import Host
@@ -227,6 +228,16 @@ def test_each_bad_answer_is_its_own_problem_until_the_next_good_one(
     assert "secret" not in message
     server[0].reply = lambda _: answer(200)
     assert bench.problems() == {}
+
+
+def test_behind_a_silent_address_the_next_one_answers(
+    serve: Callable[..., tuple[Server, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, certificate = serve(name="DNS:two.test")
+    with silent_addresses(1, server.listener.getsockname()[1]) as (hosts, port):
+        resolve_to([*hosts, HOST], monkeypatch)
+        bench = Bench(server, certificate, url=f"https://two.test:{port}", requestTimeout="2s")
+        assert bench.problems() == {}
 
 
 def test_the_failing_checks_are_named(server: tuple[Server, Path]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from network_support import Seen, look
+from network_support import Seen, look, resolve_to, silent_addresses
 from tests_support import eventually
 
 from nodedoctor.types import ConditionStatus, Severity
@@ -196,6 +196,17 @@ def test_a_name_that_there_is_not_is_not_resolved() -> None:
 def test_servers_that_hang_are_waited_for_at_once(silent: str, scheme: str) -> None:
     monitor = monitor_of(f"{scheme}://{silent}", requestTimeout="300ms")
     assert reason(look(monitor)) == "Timeout"
+
+
+@pytest.mark.parametrize("scheme", ["http", "tcp"])
+def test_behind_a_silent_address_the_next_one_answers(
+    serve: Serve, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with silent_addresses(1, int(serve().rpartition(":")[2])) as (hosts, port):
+        resolve_to([*hosts, "127.0.0.1"], monkeypatch)
+        monitor = monitor_of(f"{scheme}://two.test:{port}", requestTimeout="2s")
+        assert reason(look(monitor)) == ""
+        assert monitor.asking["e0"].took < 2
 
 
 def speak(server: socket.socket, words: bytes, *, for_ever: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from network_support import resolve_to, silent_addresses
 
 from nodedoctor.monitor import Finding
 from nodedoctor.types import Metric
@@ -251,6 +252,25 @@ def test_a_server_that_accepts_nobody_is_a_timeout() -> None:
     with socket.create_server((HOST, 0), backlog=1) as listener:
         seen = ask(f"http://{HOST}:{listener.getsockname()[1]}/", requestTimeout="100ms")
     assert seen.finding.reason == "Timeout"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_all_addresses_of_a_name_share_the_time(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three that are silent took three times as long as was allowed."""
+    with silent_addresses(3) as (hosts, port):
+        resolve_to(hosts, monkeypatch)
+        seen = ask(f"{scheme}://three.test:{port}/", requestTimeout="1s")
+    assert seen.finding.reason == "Timeout"
+    assert seen.metrics["http_response_seconds"] < 2
+
+
+def test_behind_a_silent_address_the_next_one_answers(
+    serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = serve()
+    with silent_addresses(1, int(url.rpartition(":")[2])) as (hosts, port):
+        resolve_to([*hosts, HOST], monkeypatch)
+        assert ask(f"http://two.test:{port}/", requestTimeout="2s").finding.bad is False
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from network_support import Seen, give_up, look
+from network_support import Seen, give_up, look, resolve_to, silent_addresses
 from systemd_support import Box, booted
 
 from nodedoctor.errors import Undetermined
@@ -152,6 +152,14 @@ def test_a_kubelet_that_takes_connections_and_is_silent_hangs(bare: Host) -> Non
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/healthz"
         seen = look(kubelet(bare, healthzUrl=url, requestTimeout="200ms"))
     assert reason(seen, "KubeletUnhealthy") == "KubeletHangs"
+
+
+def test_behind_a_silent_address_of_its_name_a_kubelet_answers(
+    bare: Host, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with silent_addresses(1, int(serve().place.split(":")[1])) as (hosts, port):
+        resolve_to([*hosts, "127.0.0.1"], monkeypatch)
+        assert look(kubelet(bare, healthzUrl=f"http://two.test:{port}/"))["KubeletUnhealthy"] == "False"
 
 
 def free_port() -> int:

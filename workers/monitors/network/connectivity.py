@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from workers.http import (
     header_faults,
     url_faults,
 )
+from workers.stream import dial
 
 REASONS = (
     *("NameNotResolved", "ConnectionRefused", "Timeout", "RequestFailed", "UnexpectedStatus"),
@@ -181,8 +181,8 @@ def ask(endpoint: Endpoint, options: ConnectivityOptions, context: ssl.SSLContex
     parts = urlsplit(endpoint.url)
     if parts.scheme == "tcp":
         try:
-            left = seconds(options.request_timeout)
-            socket.create_connection((parts.hostname or "", parts.port or 0), left).close()
+            deadline = time.monotonic() + seconds(options.request_timeout)
+            dial(parts.hostname or "", parts.port or 0, deadline).close()
         except (OSError, UnicodeError) as error:
             return failure(error, options.request_timeout)
         return Answer()

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from workers.kubernetes import Access
-from workers.stream import DeadlineSocket
+from workers.stream import DeadlineSocket, dial, left
 
 LONGEST_BODY = 64 * 1024
 WRONG_NAME, EXPIRED, NOT_YET = 62, 10, 9
@@ -88,7 +88,7 @@ def converse(url: str, path: str, token: str, context: ssl.SSLContext, deadline:
     parts, start = urlsplit(url), time.monotonic()
     host, secure = parts.hostname or "", parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
-    with socket.create_connection((host, port), left(deadline)) as plain:
+    with dial(host, port, deadline) as plain:
         plain.settimeout(left(deadline))
         sock = context.wrap_socket(plain, server_hostname=host) if secure else plain
         with sock:
@@ -103,11 +103,6 @@ def converse(url: str, path: str, token: str, context: ssl.SSLContext, deadline:
             headers = {name.lower(): value for name, value in response.getheaders()}
             took = time.monotonic() - start
             return Answer(response.status, headers, body, began, took, answered, expiry(sock))
-
-
-def left(deadline: float) -> float:
-    """Seconds until `deadline`."""
-    return max(0.001, deadline - time.monotonic())
 
 
 def request(host: str, path: str, token: str) -> bytes:

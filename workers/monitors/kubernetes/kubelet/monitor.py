@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import ssl
 import time
 from collections.abc import Iterator
@@ -18,10 +17,10 @@ from nodedoctor.host import Host
 from nodedoctor.monitor import ConditionType, Finding, Gauge, Monitor, Observation, counter
 from nodedoctor.types import Severity
 from workers.growth import Growth
+from workers.http import Request, exchange
 from workers.kubernetes import ACCOUNT
 from workers.monitors.kubernetes.kubelet.options import KubeletOptions
 from workers.monitors.kubernetes.kubelet.pleg import Figures, figures, percentile
-from workers.monitors.kubernetes.kubelet.request import ask
 from workers.systemd import CallError, UnitState, connected
 
 UNHEALTHY = ConditionType(
@@ -48,6 +47,8 @@ HEALTHZ = Gauge("kubelet_healthz_seconds", "Time until the kubelet's healthz had
 RELIST = Gauge("kubelet_pleg_relist_p99_seconds", "99 % of relists since the last check took at most so long")
 AGE = Gauge("kubelet_pleg_age_seconds", "Time since the kubelet last relisted its pods")
 RESTARTS = counter("kubelet_restarts_total", "Restarts of the kubelet that were seen")
+LONGEST_METRICS = 16 << 20
+"""More than the metrics of a kubelet with hundreds of pods."""
 FOLDER = "/var/lib/kubelet"
 SERVICES = tuple(
     f"{name}.service"
@@ -99,7 +100,7 @@ class KubeletMonitor(Monitor[KubeletOptions]):
         """Ask healthz, systemd, and for metrics."""
         url = self.options.healthz_url or default_healthz(self.host)
         began = time.monotonic()
-        reason, text = probe(url, self.limit)
+        reason, text = probe(url, self.options.request_timeout)
         took = time.monotonic() - began
         unit = self.unit()
         if reason == "KubeletDown" and unit is None and not self.expected():
@@ -149,23 +150,33 @@ class KubeletMonitor(Monitor[KubeletOptions]):
             )
         try:
             secure = url.startswith("https:")
-            token, context = (self.token(), self.tls()) if secure else ("", None)
-            answer = ask(url, self.limit, token, context)
+            headers = self.authorization() if secure else {}
+            context = self.tls() if secure else None
+            asked = Request(
+                url, self.options.request_timeout, headers=headers, context=context, longest=LONGEST_METRICS
+            )
+            answer = exchange(asked)
             if answer.status in {401, 403}:
                 text = f"the kubelet refuses its metrics at {url}: the account needs get on nodes/metrics"
                 raise Undetermined(text, "MetricsForbidden")
+            if answer.reason:
+                hint = "; caFile says what is trusted" if answer.verify_code else ""
+                raise Undetermined(f"{url}: {answer.message}{hint}", "MetricsUnavailable")
             if answer.status != 200:
                 raise Undetermined(f"{url} answers {answer.status}", "MetricsUnavailable")
             return figures(answer.body)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, ValueError) as error:
+            what = getattr(error, "strerror", None) or type(error).__name__
             raise Undetermined(
-                f"the kubelet's metrics can't be read: {url}: {cause(error)}", "MetricsUnavailable"
+                f"the kubelet's metrics can't be read: {url}: {what}", "MetricsUnavailable"
             ) from error
 
-    def token(self) -> str:
-        """The bearer token of this moment; empty outside of a pod."""
+    def authorization(self) -> dict[str, str]:
+        """The header with the bearer token of this moment; none outside of a pod."""
         path = Path(self.options.token_file) if self.options.token_file else self.account / "token"
-        return path.read_text().strip() if self.options.token_file or path.exists() else ""
+        if not self.options.token_file and not path.exists():
+            return {}
+        return {"Authorization": f"Bearer {path.read_text().strip()}"}
 
     def tls(self) -> ssl.SSLContext:
         """Settings that keep the token from a stranger at the kubelet's port.
@@ -241,26 +252,17 @@ def default_healthz(host: Host) -> str:
     return f"http://127.0.0.1:{port}/healthz"
 
 
-def probe(url: str, limit: float) -> tuple[str, str]:
+def probe(url: str, within: str) -> tuple[str, str]:
     """What is wrong with the kubelet's healthz, as reason and text; both empty if it says ok."""
-    try:
-        answer = ask(url, limit)
-    except ConnectionRefusedError:
+    answer = exchange(Request(url, within))
+    if answer.reason == "ConnectionRefused":
         return "KubeletDown", f"the kubelet is down: nobody listens at {url}"
-    except TimeoutError:
+    if answer.reason == "Timeout":
         return "KubeletHangs", f"the kubelet hangs: no whole answer from {url} in time"
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        return "HealthzFailing", f"the kubelet's healthz fails: {url}: {cause(error)}"
-    if answer.status != 200:
-        return "HealthzFailing", f"the kubelet's healthz fails: {url} answers {answer.status}"
+    if answer.reason or answer.status != 200:
+        text = answer.message or f"it answers {answer.status}"
+        return "HealthzFailing", f"the kubelet's healthz fails: {url}: {text}"
     return "", ""
-
-
-def cause(error: Exception) -> str:
-    """What `error` says, the same each time."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted ({error.verify_message}); caFile says what is"
-    return getattr(error, "strerror", None) or type(error).__name__
 
 
 def unhealthy(reason: str, text: str, unit: UnitState | None) -> Finding:
