@@ -9,6 +9,7 @@ import ssl
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -20,6 +21,15 @@ from workers.stream import DeadlineSocket, dial, left
 LONGEST_BODY = CHUNK = 64 * 1024
 HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
 HEADER_VALUE = re.compile(r"[ -~\t]*\Z")
+TLS_REASONS = {9: "TLSNotYetValid", 10: "TLSExpired", 62: "TLSWrongName", 64: "TLSWrongName"}
+"""X509_V_ERR_CERT_NOT_YET_VALID, _CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH of OpenSSL."""
+FAILURES = (
+    *("ConnectionRefused", "NameNotResolved", "RequestFailed", "Timeout"),
+    *("TLSFailed", "TLSUntrusted", *sorted(set(TLS_REASONS.values()))),
+)
+"""The reasons of answers that did not come."""
+ALERTS = {"TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server requires a client certificate"}
+"""Alerts of TLS (RFC 8446, section 6.2) that an operator can do something about."""
 TUNNEL_FAILED = "Tunnel connection failed"
 """Said of a proxy that answers CONNECT with another status than 200."""
 
@@ -48,8 +58,6 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes = b""
     reason: str = ""
     message: str = ""
-    verify_code: int = 0
-    """Why OpenSSL did not believe the certificate: an X509_V_ERR_ number."""
     expires: float | None = None
     """Wall clock when the server's verified certificate expires."""
 
@@ -96,10 +104,12 @@ def failure(error: Exception, within: str) -> Answer:
             return Answer(reason="NameNotResolved", message=f"the name can't be resolved: {error.strerror}")
         case ConnectionRefusedError():
             return Answer(reason="ConnectionRefused", message="nobody listens there")
+        case ssl.SSLCertVerificationError():
+            reason = TLS_REASONS.get(error.verify_code, "TLSUntrusted")
+            return Answer(reason=reason, message=f"TLS failed: {error.verify_message}")
         case ssl.SSLError():
-            text = getattr(error, "verify_message", "") or error.reason or str(error)
-            code = getattr(error, "verify_code", 0)
-            return Answer(reason="TLSFailed", message=f"TLS failed: {text}", verify_code=code)
+            text = error.reason or str(error)
+            return Answer(reason="TLSFailed", message=f"TLS failed: {ALERTS.get(text, text)}")
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return Answer(reason="RequestFailed", message=f"the request failed: {text}")
 
@@ -114,7 +124,11 @@ def converse(request: Request, deadline: float) -> Answer:
         if request.proxy and parts.scheme == "http":
             target = f"http://{parts.netloc}{target}"
             headers = {**headers, **authorization(proxy)}
-        connection.request(request.method, target, headers=headers)
+        try:
+            connection.request(request.method, target, headers=headers)
+        except OSError:
+            read_alert(connection.sock, deadline)
+            raise
         expires = expiry(connection.sock)
         response = response_of(connection.sock, request.method, deadline)
         return Answer(response.status, read(response, request.longest), expires=expires)
@@ -144,6 +158,18 @@ def connection_to(request: Request, deadline: float) -> http.client.HTTPConnecti
         connection.close()
         raise
     return connection
+
+
+def read_alert(sock: socket.socket, deadline: float) -> None:
+    """Raise what a TLS server has said before it closed, where writing to it fails.
+
+    In TLS 1.3 it looks at the client's certificate when the client believes that the handshake is over.
+    """
+    if isinstance(sock, ssl.SSLSocket):
+        sock.settimeout(left(deadline))
+        # Without an alert, the failure to write says more.
+        with suppress(TimeoutError, ConnectionError, ssl.SSLEOFError):
+            sock.recv(1)
 
 
 def tunnel(connection: http.client.HTTPConnection, headers: dict[str, str], deadline: float) -> None:

@@ -302,7 +302,7 @@ def test_only_the_beginning_of_a_body_is_read(answer: Callable[..., str]) -> Non
 
 def test_a_certificate_that_nobody_vouches_for_is_a_problem(secure: str) -> None:
     seen = ask(secure)
-    assert (seen.finding.bad, seen.finding.reason) == (True, "TLSFailed")
+    assert (seen.finding.bad, seen.finding.reason) == (True, "TLSUntrusted")
     assert "self-signed certificate" in seen.finding.message
 
 
@@ -316,7 +316,56 @@ def test_a_trusted_certificate_for_another_name_is_a_problem(
     secure: str, certificate: tuple[Path, Path]
 ) -> None:
     seen = ask(secure.replace(HOST, "localhost"), caFile=str(certificate[0]))
-    assert seen.finding.reason == "TLSFailed"
+    assert seen.finding.reason == "TLSWrongName"
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "reason"),
+    [
+        pytest.param("20200101000000Z", "20210101000000Z", "TLSExpired", id="over"),
+        pytest.param("20990101000000Z", "20991231000000Z", "TLSNotYetValid", id="not yet begun"),
+    ],
+)
+def test_a_certificate_out_of_its_time_is_a_problem_that_says_which(
+    serve: Callable[..., str], tmp_path: Path, begins: str, ends: str, reason: str
+) -> None:
+    (tmp_path / "index").write_text("")
+    (tmp_path / "settings").write_text(
+        "[ca]\ndefault_ca=d\n[d]\ndatabase=index\nrand_serial=yes\npolicy=p\n[p]\ncommonName=supplied\n"
+        f"[e]\nsubjectAltName=IP:{HOST}\n"
+    )
+    made = "req -new -newkey rsa:2048 -nodes -keyout key.pem -subj /CN=here -out request"
+    signed = (
+        "ca -batch -notext -config settings -selfsign -keyfile key.pem -in request -md sha256 -outdir . "
+        f"-out cert.pem -extensions e -startdate {begins} -enddate {ends}"
+    )
+    for words in (made, signed):
+        subprocess.run(["openssl", *words.split()], cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    assert ask(serve(context), caFile=str(tmp_path / "cert.pem")).finding.reason == reason
+
+
+def strict(certificate: tuple[Path, Path]) -> ssl.SSLContext:
+    """Settings of a server that lets in whoever shows that certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    context.load_verify_locations(certificate[0])
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def test_a_server_that_requires_a_certificate_of_its_clients_is_told_so(
+    serve: Callable[..., str], certificate: tuple[Path, Path]
+) -> None:
+    """Mostly it had closed before the request was written, which hid what it said."""
+    url, ca_file = serve(strict(certificate)), str(certificate[0])
+    for _ in range(40):
+        finding = ask(url, caFile=ca_file).finding
+        assert (finding.reason, finding.message) == (
+            "TLSFailed",
+            f"{url}: TLS failed: the server requires a client certificate",
+        )
 
 
 def test_any_certificate_is_taken_if_the_configuration_says_so(secure: str) -> None:

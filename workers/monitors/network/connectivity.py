@@ -19,6 +19,7 @@ from nodedoctor.host import Host
 from nodedoctor.monitor import ConditionType, Gauge, Monitor, Observation, Options
 from nodedoctor.types import Severity
 from workers.http import (
+    FAILURES,
     TUNNEL_FAILED,
     Answer,
     Request,
@@ -29,10 +30,7 @@ from workers.http import (
 )
 from workers.stream import dial
 
-REASONS = (
-    *("NameNotResolved", "ConnectionRefused", "Timeout", "RequestFailed", "UnexpectedStatus"),
-    *("ProxyRefused", "ProxyUnreachable", "TLSFailed", "TLSUntrusted", "TLSWrongName", "TLSExpired"),
-)
+REASONS = (*FAILURES, "ProxyRefused", "ProxyUnreachable", "UnexpectedStatus")
 LOST = ConditionType("ConnectivityLost", reason="EndpointsUnreachable", ok_reason="EndpointsReachable")
 UNREACHABLE = ConditionType(
     "EndpointUnreachable",
@@ -44,8 +42,6 @@ UNREACHABLE = ConditionType(
 )
 UP = Gauge("endpoint_up", "1 if the endpoint answered as expected", ("endpoint",))
 LATENCY = Gauge("endpoint_response_seconds", "Time from its name to the end of its answer", ("endpoint",))
-TLS_REASONS = {9: "TLSExpired", 10: "TLSExpired", 62: "TLSWrongName", 64: "TLSWrongName"}
-"""X509_V_ERR_CERT_NOT_YET_VALID, _CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH of OpenSSL."""
 PROXY_AUTHENTICATION_REQUIRED = 407
 
 
@@ -216,8 +212,6 @@ def through_proxy(answer: Answer) -> Answer:
 
 def verdict(endpoint: Endpoint, answer: Answer) -> tuple[str, str]:
     """What is wrong with `answer`, as reason and message; both empty if nothing is."""
-    if answer.verify_code:
-        return TLS_REASONS.get(answer.verify_code, "TLSUntrusted"), answer.message
     if answer.reason or endpoint.url.startswith("tcp:"):
         return answer.reason, answer.message
     codes = endpoint.expected_status_codes

@@ -10,10 +10,11 @@ from nodedoctor.duration import Duration, seconds
 from nodedoctor.monitor import ConditionType, Gauge, Monitor, Observation, Options
 from nodedoctor.patterns import compile_pattern
 from nodedoctor.words import condition_name
-from workers.http import Answer, Request, exchange, header_faults, url_faults
+from workers.http import FAILURES, Answer, Request, exchange, header_faults, url_faults
 
 UP = Gauge("http_up", "1 if the last request was answered as expected")
 CODE = Gauge("http_status_code", "Status code of the last answer, 0 without one")
+REASONS = (*FAILURES, "UnexpectedBody", "UnexpectedStatus")
 DURATION = Gauge("http_response_seconds", "Time from connecting to the last byte that was read")
 
 
@@ -71,9 +72,8 @@ class HttpMonitor(Monitor[HttpOptions]):
     def conditions_of(cls, name: str, options: HttpOptions) -> tuple[ConditionType, ...]:
         """One condition, named by the options or for the monitor."""
         kind = options.condition or condition_name(name)
-        return (
-            ConditionType(kind, options.reason or "RequestFailed", options.ok_reason, options.ok_message),
-        )
+        reason, reasons = options.reason or "RequestFailed", () if options.reason else REASONS
+        return (ConditionType(kind, reason, options.ok_reason, options.ok_message, reasons=reasons),)
 
     def check(self) -> Iterator[Observation]:
         """Ask once."""

@@ -160,7 +160,7 @@ class KubeletMonitor(Monitor[KubeletOptions]):
                 text = f"the kubelet refuses its metrics at {url}: the account needs get on nodes/metrics"
                 raise Undetermined(text, "MetricsForbidden")
             if answer.reason:
-                hint = "; caFile says what is trusted" if answer.verify_code else ""
+                hint = "; caFile says what is trusted" if answer.reason == "TLSUntrusted" else ""
                 raise Undetermined(f"{url}: {answer.message}{hint}", "MetricsUnavailable")
             if answer.status != 200:
                 raise Undetermined(f"{url} answers {answer.status}", "MetricsUnavailable")
