@@ -11,16 +11,18 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 import msgspec
 
 from nodedoctor.duration import seconds
+from nodedoctor.errors import Undetermined
 from workers.stream import DeadlineSocket, dial, left
 
 LONGEST_BODY = CHUNK = 64 * 1024
 HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
 HEADER_VALUE = re.compile(r"[ -~\t]*\Z")
+REDIRECTS = (301, 302, 303, 307, 308)
 TLS_REASONS = {9: "TLSNotYetValid", 10: "TLSExpired", 62: "TLSWrongName", 64: "TLSWrongName"}
 """X509_V_ERR_CERT_NOT_YET_VALID, _CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH of OpenSSL."""
 FAILURES = (
@@ -47,6 +49,10 @@ class Request(msgspec.Struct, frozen=True):
     """http://[USER:PASSWORD@]HOST:PORT."""
     context: ssl.SSLContext | None = None
     """TLS settings that several requests share: the system's authorities take a megabyte each time."""
+    certificate: tuple[str, str] | None = None
+    """The files of this client's certificate and its key, shown to a server that wants to know."""
+    redirects: int = 0
+    """How many of them are followed, one after the other."""
     longest: int = LONGEST_BODY
     """Bytes of the answer's body that are read."""
 
@@ -58,6 +64,8 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes = b""
     reason: str = ""
     message: str = ""
+    location: str = ""
+    """Where to ask instead; RFC 9110, section 10.2.2."""
     expires: float | None = None
     """Wall clock when the server's verified certificate expires."""
 
@@ -88,11 +96,59 @@ def url_faults(url: str) -> Iterator[tuple[str, str]]:
 
 
 def exchange(request: Request) -> Answer:
-    """Send the request and read the answer."""
+    """Send the request and read the answer.
+
+    Raises:
+        Undetermined: this client's certificate can't be used.
+    """
+    deadline = time.monotonic() + seconds(request.within)
+    answer = attempt(request, deadline)
+    return followed(request, answer, request.redirects, deadline) if request.redirects else answer
+
+
+def attempt(request: Request, deadline: float) -> Answer:
+    """Ask one server."""
     try:
-        return converse(request, time.monotonic() + seconds(request.within))
+        return converse(request, deadline)
     except (OSError, http.client.HTTPException, ValueError) as error:
         return failure(error, request.within)
+
+
+def followed(request: Request, answer: Answer, most: int, deadline: float) -> Answer:
+    """What comes in the end, after at most so many redirects from `answer` to `request` on."""
+    if answer.status not in REDIRECTS or not answer.location:
+        return answer
+    if most == 0:
+        text = f"redirects more than {request.redirects} times"
+        return Answer(answer.status, reason="TooManyRedirects", message=text)
+    try:
+        url = urljoin(request.url, answer.location)
+    except ValueError:
+        url = ""
+    if any(url_faults(url)):
+        text = "redirects to what is no http:// or https:// address"
+        return Answer(answer.status, reason="RedirectUnusable", message=text)
+    onward = redirected(request, url, answer.status)
+    answer = attempt(onward, deadline)
+    if answer.reason:
+        text = "{}://{}".format(*urlsplit(url)[:2])
+        return msgspec.structs.replace(answer, message=f"redirects to {text}: {answer.message}")
+    return followed(onward, answer, most - 1, deadline)
+
+
+def redirected(request: Request, url: str, status: int) -> Request:
+    """`request` for `url`; another server gets neither its headers nor the client's certificate."""
+    if status == http.client.SEE_OTHER and request.method != "HEAD":
+        request = msgspec.structs.replace(request, method="GET")
+    if origin(url) != origin(request.url):
+        request = msgspec.structs.replace(request, headers={}, certificate=None)
+    return msgspec.structs.replace(request, url=url)
+
+
+def origin(url: str) -> tuple[str, str | None, int]:
+    """Scheme, host and port; RFC 6454."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def failure(error: Exception, within: str) -> Answer:
@@ -131,7 +187,8 @@ def converse(request: Request, deadline: float) -> Answer:
             raise
         expires = expiry(connection.sock)
         response = response_of(connection.sock, request.method, deadline)
-        return Answer(response.status, read(response, request.longest), expires=expires)
+        location = response.getheader("Location", "")
+        return Answer(response.status, read(response, request.longest), location=location, expires=expires)
     finally:
         connection.close()
 
@@ -224,8 +281,27 @@ def tls(request: Request) -> ssl.SSLContext:
     """The TLS settings that `request` asks for."""
     if request.context:
         return request.context
-    context = ssl.create_default_context(cafile=request.ca_file or None)
     if request.unverified:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    else:
+        context = ssl.create_default_context(cafile=request.ca_file or None)
+    if request.certificate:
+        show(context, *request.certificate)
     return context
+
+
+def show(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Have clients with `context` show a certificate.
+
+    Raises:
+        Undetermined: it can't be used.
+    """
+    try:
+        # Without a password OpenSSL would ask for one at the terminal.
+        context.load_cert_chain(certificate, key or None, password="")
+    except OSError as error:
+        what = getattr(error, "reason", None) or error.strerror
+        text = f"the client certificate {certificate} or its key can't be used: {what}"
+        raise Undetermined(text, "ClientCertificateUnusable") from error

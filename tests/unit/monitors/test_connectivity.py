@@ -268,6 +268,33 @@ def test_certificates_fail_in_their_own_ways(
     assert reason(look(monitor_of(f"https://{serve(tls=context)}", **options))) == wanted
 
 
+def test_each_endpoint_has_its_own_authorities_or_none(serve: Serve, tmp_path: Path) -> None:
+    file, context = certificate(tmp_path, "IP:127.0.0.1", 9999)
+    url = f"https://{serve(tls=context)}"
+    endpoints = [
+        {"url": url, "name": "stranger"},
+        {"url": url, "name": "known", "caFile": file},
+        {"url": url, "name": "any", "insecureSkipVerify": True},
+    ]
+    for options in ({}, {"caFile": "/nonexistent.pem"}):
+        seen = look(monitor_of(endpoints=endpoints, **options))
+        up = {each["name"]: seen.metric("endpoint_up", endpoint=str(each["name"])) for each in endpoints}
+        assert up == {"stranger": 0, "known": 1, "any": 1}
+
+
+@pytest.mark.parametrize("scheme", ["http", "tcp"])
+def test_an_endpoint_may_have_a_time_of_its_own(serve: Serve, scheme: str) -> None:
+    good = serve()
+    with silent_addresses(1) as ((host,), port):
+        endpoints = [
+            {"url": f"{scheme}://{host}:{port}", "name": "e0", "timeout": "200ms"},
+            {"url": f"http://{good}", "name": "slow", "timeout": "10s"},
+        ]
+        monitor = monitor_of(endpoints=endpoints, requestTimeout="1ms" if scheme == "tcp" else "1h")
+        verdict = look(monitor).verdicts["EndpointUnreachable"]
+    assert (verdict.reason, verdict.message) == ("Timeout", "e0: no whole answer within 200ms")
+
+
 def test_a_certificate_that_ends_soon_is_warned_of(serve: Serve, tmp_path: Path) -> None:
     file, context = certificate(tmp_path, "IP:127.0.0.1", 5)
     url = f"https://{serve(tls=context)}"
@@ -325,6 +352,8 @@ def test_the_proxy_of_the_environment_is_used_if_asked_for(
         ({"proxy": "https://a"}, "proxy"),
         ({"proxy": "http://a:1", "useEnvironmentProxy": True}, "useEnvironmentProxy"),
         ({"caFile": "\0"}, "caFile"),
+        ({"endpoints": [{"url": "http://a", "timeout": "0s"}]}, "endpoints[0].timeout"),
+        ({"endpoints": [{"url": "http://a", "caFile": "\0"}]}, "endpoints[0].caFile"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], fault: str) -> None:

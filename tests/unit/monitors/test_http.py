@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from network_support import resolve_to, silent_addresses
 
+from nodedoctor.errors import Undetermined
 from nodedoctor.monitor import Finding
 from nodedoctor.types import Metric
 from workers.http import LONGEST_BODY
@@ -45,18 +46,19 @@ class Handler(BaseHTTPRequestHandler):
     """Answers with the status in the path; the headers that came are the body."""
 
     def do_GET(self) -> None:
-        status = int(self.path.strip("/") or 200)
-        body = str(self.headers).encode() + b"all is well\n"
+        place = self.path.partition("?to=")
+        status = int(place[0].strip("/") or 200)
+        body = f"{self.headers}{self.command}\nall is well\n".encode()
         self.send_response(status)
-        if status == 302:
-            self.send_header("Location", "/200")
+        if status in range(300, 400):
+            self.send_header("Location", place[2] or "/200")
         if status not in {204, 304}:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET" and status not in {204, 304}:
+        if self.command != "HEAD" and status not in {204, 304}:
             self.wfile.write(body)
 
-    do_HEAD = do_GET  # noqa: N815 - http.server calls it so
+    do_HEAD = do_OPTIONS = do_GET  # noqa: N815 - http.server calls it so
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - it is called so
         """Be silent."""
@@ -368,6 +370,105 @@ def test_a_server_that_requires_a_certificate_of_its_clients_is_told_so(
         )
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_a_client_certificate_is_shown(
+    serve: Callable[..., str], certificate: tuple[Path, Path], tmp_path: Path, together: bool
+) -> None:
+    both = tmp_path / "both.pem"
+    both.write_bytes(b"".join(path.read_bytes() for path in certificate))
+    files = {"clientCertFile": str(certificate[0]), "clientKeyFile": str(certificate[1])}
+    files = {"clientCertFile": str(both)} if together else files
+    assert ask(serve(strict(certificate)), caFile=str(certificate[0]), **files).finding.bad is False
+
+
+def encrypted(key: Path) -> Path:
+    """`key` with a password."""
+    made = key.with_name("encrypted.pem")
+    command = ["openssl", "pkcs8", "-topk8", "-in", key, "-out", made, "-passout", "pass:tiger"]
+    subprocess.run(command, check=True, capture_output=True)
+    return made
+
+
+def test_a_client_certificate_that_can_not_be_used_is_no_fault_of_the_server(
+    serve: Callable[..., str], certificate: tuple[Path, Path]
+) -> None:
+    url = serve(strict(certificate))
+    for key in ("/nonexistent.pem", str(certificate[0]), str(encrypted(certificate[1]))):
+        with pytest.raises(Undetermined, match="client certificate") as caught:
+            ask(url, clientCertFile=str(certificate[0]), clientKeyFile=key)
+        assert caught.value.reason == "ClientCertificateUnusable"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "reason"),
+    [
+        pytest.param("/200", 200, "", id="none"),
+        pytest.param("/301", 200, "", id="one"),
+        pytest.param("/302?to=/307?to=/308?to=/200", 200, "", id="several"),
+        pytest.param("/302?to=404", 404, "UnexpectedStatus", id="to what is not there"),
+        pytest.param("/302?to=" * 10 + "/200", 200, "", id="ten"),
+        pytest.param("/302?to=" * 11 + "/200", 302, "TooManyRedirects", id="eleven"),
+        pytest.param("/304?to=/200", 304, "UnexpectedStatus", id="a status that is no redirect"),
+        pytest.param("/302?to=ftp://h/", 302, "RedirectUnusable", id="to another protocol"),
+        pytest.param("/302?to=http://[", 302, "RedirectUnusable", id="to what is no address"),
+        pytest.param("/302?to=http://u:p@h/", 302, "RedirectUnusable", id="to what asks for credentials"),
+        pytest.param("/302?to=http://nothing.invalid/", 0, "NameNotResolved", id="to nowhere"),
+    ],
+)
+def test_redirects_are_followed_if_they_are_to_be(
+    serve: Callable[..., str], path: str, status: int, reason: str
+) -> None:
+    url = serve() + path
+    seen = ask(url, followRedirects=True)
+    assert (seen.metrics["http_status_code"], seen.finding.bad) == (status, bool(reason))
+    assert not reason or (seen.finding.reason, url in seen.finding.message) == (reason, True)
+
+
+def test_where_a_redirect_leads_is_told_if_nobody_answers_there(serve: Callable[..., str]) -> None:
+    url, far = serve(), f"http://{HOST}:{refused_port()}"
+    finding = ask(f"{url}/302?to={far}/?state=changes", followRedirects=True).finding
+    assert finding.message.endswith(f": redirects to {far}: nobody listens there")
+
+
+def test_headers_go_to_no_other_server(serve: Callable[..., str]) -> None:
+    here, other = serve(), serve()
+    token = {"headers": {"Authorization": "Bearer tiger"}, "followRedirects": True, "expectedBody": "tiger"}
+    assert ask(f"{here}/302?to={here}/200", **token).finding.bad is False
+    assert ask(f"{here}/302?to={other}/200", **token).finding.reason == "UnexpectedBody"
+    assert ask(f"{here}/302?to={other}/302?to={here}/200", **token).finding.reason == "UnexpectedBody"
+
+
+def test_a_client_certificate_goes_to_no_other_server(
+    serve: Callable[..., str], certificate: tuple[Path, Path]
+) -> None:
+    here, other = serve(strict(certificate)), serve(strict(certificate))
+    mine = {"clientCertFile": str(certificate[0]), "clientKeyFile": str(certificate[1])}
+    options = {"caFile": str(certificate[0]), "followRedirects": True, **mine}
+    assert ask(f"{here}/302?to=/200", **options).finding.bad is False
+    assert "requires a client certificate" in ask(f"{here}/302?to={other}/200", **options).finding.message
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "then"),
+    [("OPTIONS", 307, "OPTIONS"), ("OPTIONS", 303, "GET"), ("GET", 303, "GET")],
+)
+def test_the_method_is_kept_where_a_redirect_does_not_change_it(
+    serve: Callable[..., str], method: str, status: int, then: str
+) -> None:
+    seen = ask(f"{serve()}/{status}", method=method, followRedirects=True, expectedBody=f"(?m)^{then}$")
+    assert seen.finding.bad is False
+
+
+def test_all_redirects_have_one_deadline(serve: Callable[..., str], answer: Callable[..., str]) -> None:
+    url = answer(b"HTTP/1.1 200 OK\r\nX: ", every=0.02)
+    seen = ask(f"{serve()}/302?to={url}", followRedirects=True, requestTimeout="300ms")
+    assert seen.finding.reason == "Timeout"
+
+
+def test_what_can_be_done_can_be_asked_for(serve: Callable[..., str]) -> None:
+    assert ask(serve(), method="OPTIONS", expectedBody="(?m)^OPTIONS$").finding.bad is False
+
+
 def test_any_certificate_is_taken_if_the_configuration_says_so(secure: str) -> None:
     assert ask(secure, insecureSkipVerify=True).finding.bad is False
 
@@ -408,6 +509,8 @@ def test_no_descriptor_is_left_open(serve: Callable[..., str], secure: str) -> N
         pytest.param({"url": "http:///x"}, ["url"], id="no host"),
         pytest.param({"url": "http://u:p@h/"}, ["url"], id="credentials"),
         pytest.param({"url": "http://h/", "method": "POST"}, ["method"], id="another method"),
+        pytest.param({"url": "http://h/", "clientKeyFile": "/k"}, ["clientKeyFile"], id="a key alone"),
+        pytest.param({"url": "http://h/", "clientCertFile": "\0"}, ["clientCertFile"], id="a NUL"),
         pytest.param(
             {"url": "http://h/", "expectedBody": "(?=x)"}, ["expectedBody"], id="a pattern beyond RE2"
         ),

@@ -58,6 +58,12 @@ class Endpoint(Options, frozen=True):
     """GET or HEAD."""
     headers: dict[str, str] = {}
     """Sent along."""
+    timeout: Duration | None = None
+    """For all of it, the name included; by default requestTimeout."""
+    ca_file: str = ""
+    """Certificates to trust; by default those of the monitor's caFile."""
+    insecure_skip_verify: bool = False
+    """Accept any certificate, for any name."""
 
     def called(self) -> str:
         """What it is called."""
@@ -70,6 +76,10 @@ class Endpoint(Options, frozen=True):
         if is_tcp and not re.fullmatch(r"tcp://[^/?#]+:[0-9]+", self.url):
             yield "url", f"found {self.url!r}, allowed: tcp://HOST:PORT"
         yield from header_faults(self.headers)
+        if self.timeout is not None and seconds(self.timeout) <= 0:
+            yield "timeout", f"found {self.timeout!r}, allowed: more than 0"
+        if "\0" in self.ca_file:
+            yield "caFile", "holds a NUL"
 
 
 class ConnectivityOptions(Options, frozen=True):
@@ -78,7 +88,7 @@ class ConnectivityOptions(Options, frozen=True):
     endpoints: Annotated[tuple[Endpoint, ...], Meta(min_length=1, max_length=32)]
     """All are asked at once. There are none by default: nobody asked for traffic."""
     request_timeout: Duration = "5s"
-    """For all of it, names included."""
+    """For all of it, names included, of endpoints without a timeout of their own."""
     failure_share: Annotated[float, Meta(gt=0, le=100)] = 100
     """Percent of the endpoints that fail at once while connectivity is lost."""
     proxy: str = ""
@@ -114,14 +124,16 @@ class Asking(Thread):
     ) -> None:
         super().__init__(daemon=True)
         self.endpoint, self.options, self.context = endpoint, options, context
-        self.answer = Answer(reason="Timeout", message=f"no whole answer within {options.request_timeout}")
+        self.within = endpoint.timeout or options.request_timeout
+        self.deadline = time.monotonic() + seconds(self.within)
+        self.answer = Answer(reason="Timeout", message=f"no whole answer within {self.within}")
         self.took = 0.0
         self.start()
 
     def run(self) -> None:
         """Ask once."""
         began = time.monotonic()
-        answer = ask(self.endpoint, self.options, self.context)
+        answer = ask(self.endpoint, self.options, self.within, self.context)
         self.took, self.answer = time.monotonic() - began, answer
 
 
@@ -138,7 +150,6 @@ class ConnectivityMonitor(Monitor[ConnectivityOptions]):
 
     def check(self) -> Iterator[Observation]:
         """Ask all at once."""
-        deadline = time.monotonic() + seconds(self.options.request_timeout)
         context = shared_context(self.options)
         for each in self.options.endpoints:
             before = self.asking.get(each.called())
@@ -146,7 +157,7 @@ class ConnectivityMonitor(Monitor[ConnectivityOptions]):
                 self.asking[each.called()] = Asking(each, self.options, context)
         failed = 0
         for name, asking in self.asking.items():
-            asking.join(max(0.0, deadline - time.monotonic()))
+            asking.join(max(0.0, asking.deadline - time.monotonic()))
             reason, message = verdict(asking.endpoint, asking.answer)
             failed += bool(reason)
             yield UP(float(not reason), endpoint=name)
@@ -172,15 +183,16 @@ def shared_context(options: ConnectivityOptions) -> ssl.SSLContext | None:
         return None
 
 
-def ask(endpoint: Endpoint, options: ConnectivityOptions, context: ssl.SSLContext | None) -> Answer:
+def ask(
+    endpoint: Endpoint, options: ConnectivityOptions, within: str, context: ssl.SSLContext | None
+) -> Answer:
     """What becomes of one endpoint."""
     parts = urlsplit(endpoint.url)
     if parts.scheme == "tcp":
         try:
-            deadline = time.monotonic() + seconds(options.request_timeout)
-            dial(parts.hostname or "", parts.port or 0, deadline).close()
+            dial(parts.hostname or "", parts.port or 0, time.monotonic() + seconds(within)).close()
         except (OSError, UnicodeError) as error:
-            return failure(error, options.request_timeout)
+            return failure(error, within)
         return Answer()
     proxy = options.proxy
     if options.use_environment_proxy and not proxy_bypass(parts.netloc):
@@ -188,12 +200,13 @@ def ask(endpoint: Endpoint, options: ConnectivityOptions, context: ssl.SSLContex
         proxy = proxy if "://" in proxy or not proxy else f"http://{proxy}"
     request = Request(
         endpoint.url,
-        options.request_timeout,
+        within,
         endpoint.method,
         endpoint.headers,
-        options.ca_file,
+        endpoint.ca_file or options.ca_file,
+        endpoint.insecure_skip_verify,
         proxy=proxy,
-        context=context,
+        context=None if endpoint.ca_file or endpoint.insecure_skip_verify else context,
     )
     answer = exchange(request)
     return through_proxy(answer) if proxy else answer

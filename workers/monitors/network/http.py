@@ -14,8 +14,11 @@ from workers.http import FAILURES, Answer, Request, exchange, header_faults, url
 
 UP = Gauge("http_up", "1 if the last request was answered as expected")
 CODE = Gauge("http_status_code", "Status code of the last answer, 0 without one")
-REASONS = (*FAILURES, "UnexpectedBody", "UnexpectedStatus")
 DURATION = Gauge("http_response_seconds", "Time from connecting to the last byte that was read")
+
+REASONS = (*FAILURES, "RedirectUnusable", "TooManyRedirects", "UnexpectedBody", "UnexpectedStatus")
+METHODS = ("GET", "HEAD", "OPTIONS")
+MOST_REDIRECTS = 10
 
 
 class HttpOptions(Options, frozen=True):
@@ -25,7 +28,7 @@ class HttpOptions(Options, frozen=True):
     """http:// or https://, without credentials."""
     expected_status_code: int | tuple[int, ...] = 200
     method: str = "GET"
-    """GET or HEAD."""
+    """GET, HEAD or OPTIONS."""
     headers: dict[str, str] = {}
     expected_body: str = ""
     """A regular expression (RE2) that must be found in the first 64 KiB of the body."""
@@ -33,6 +36,12 @@ class HttpOptions(Options, frozen=True):
     """For the whole exchange, however slowly the answer comes."""
     ca_file: str = ""
     """Certificates to trust instead of the system's."""
+    client_cert_file: str = ""
+    """A certificate (PEM) to show to a server that requires one."""
+    client_key_file: str = ""
+    """Its key; by default in the same file."""
+    follow_redirects: bool = False
+    """Judge the answer that at most 10 redirects lead to; headers and the certificate go to no other host or port."""
     insecure_skip_verify: bool = False
     """Accept any certificate, for any name."""
     condition: ConditionName | None = None
@@ -47,15 +56,21 @@ class HttpOptions(Options, frozen=True):
     def faults(self) -> Iterator[tuple[str, str]]:
         """What makes a request impossible."""
         yield from url_faults(self.url)
-        if self.method not in {"GET", "HEAD"}:
-            yield "method", f"found {self.method!r}, allowed: GET, HEAD"
+        if self.method not in METHODS:
+            yield "method", f"found {self.method!r}, allowed: {', '.join(METHODS)}"
         if seconds(self.request_timeout) <= 0:
             yield "requestTimeout", f"found {self.request_timeout!r}, allowed: more than 0"
         if self.expected_status_code == ():
             yield "expectedStatusCode", "is empty: no answer could be right"
         yield from header_faults(self.headers)
-        if "\0" in self.ca_file:
-            yield "caFile", "holds a NUL"
+        files = {
+            "caFile": self.ca_file,
+            "clientCertFile": self.client_cert_file,
+            "clientKeyFile": self.client_key_file,
+        }
+        yield from ((option, "holds a NUL") for option, path in files.items() if "\0" in path)
+        if self.client_key_file and not self.client_cert_file:
+            yield "clientKeyFile", "is of no use without clientCertFile"
         try:
             compile_pattern(self.expected_body)
         except ValueError as error:
@@ -63,7 +78,10 @@ class HttpOptions(Options, frozen=True):
 
 
 class HttpMonitor(Monitor[HttpOptions]):
-    """Sends one request and compares the answer. Redirects are answers like others; proxies are not used."""
+    """Sends one request (RFC 9110) and compares the answer. Redirects are answers, unless they are to be followed.
+
+    Proxies are not used.
+    """
 
     kind, options_type = "http-health-check", HttpOptions
     metrics = (UP, CODE, DURATION)
@@ -96,6 +114,8 @@ def request_of(options: HttpOptions) -> Request:
         options.headers,
         options.ca_file,
         options.insecure_skip_verify,
+        certificate=(options.client_cert_file, options.client_key_file) if options.client_cert_file else None,
+        redirects=MOST_REDIRECTS if options.follow_redirects else 0,
     )
 
 
