@@ -29,10 +29,17 @@ LONG = 3600
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """The finding of one check, and its metrics by name."""
+    """The finding of one check, its metrics by name, and what the program said of itself."""
 
     finding: Finding
     metrics: dict[str, float]
+    values: dict[str, float]
+
+    @property
+    def level(self) -> str:
+        """The finding in one word."""
+        words = {True: "critical", None: "unknown", False: "warning" if self.finding.warning else "ok"}
+        return words[self.finding.bad]
 
 
 @pytest.fixture
@@ -82,7 +89,12 @@ def look(path: Path, **options: Any) -> Seen:
     observations = list(PluginMonitor("gpu-check", chosen).check())
     (finding,) = [item for item in observations if isinstance(item, Finding)]
     assert finding.type == "GpuUnhealthy"
-    return Seen(finding, {item.name: item.value for item in observations if isinstance(item, Metric)})
+    metrics = [item for item in observations if isinstance(item, Metric)]
+    return Seen(
+        finding,
+        {item.name: item.value for item in metrics if not item.labels},
+        {item.labels["name"]: item.value for item in metrics if item.name == "plugin_value"},
+    )
 
 
 def processes(token: str) -> list[str]:
@@ -156,6 +168,110 @@ def test_the_exit_code_is_the_verdict_and_the_output_the_message(
     assert seen.finding.message == message.format(path=folder / "check")
     assert seen.metrics["plugin_exit_code"] == code
     assert seen.metrics["plugin_duration_seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "level", "message"),
+    [
+        pytest.param("echo fine", "ok", "", id="0 is fine"),
+        pytest.param("echo hot; exit 1", "warning", "hot", id="1 is a warning"),
+        pytest.param("echo burns; exit 2", "critical", "burns", id="2 is a problem"),
+        pytest.param("echo dunno; exit 3", "unknown", "dunno", id="3 is unknown"),
+        pytest.param("exit 1", "warning", "{path} warns", id="a silent warning"),
+        pytest.param("echo burns >&2; exit 2", "critical", "burns", id="only stderr"),
+        pytest.param("echo OK: cool; exit 2", "ok", "", id="OK before the exit code"),
+        pytest.param("echo WARNING: hot", "warning", "hot", id="WARNING"),
+        pytest.param("echo CRITICAL: burns; exit 1", "critical", "burns", id="CRITICAL"),
+        pytest.param("echo ERROR: burns", "critical", "burns", id="ERROR"),
+        pytest.param("echo UNKNOWN: dunno", "unknown", "dunno", id="UNKNOWN"),
+        pytest.param("echo CRITICAL:", "critical", "{path} reports a problem", id="a word alone"),
+        pytest.param("echo all OK: x; exit 1", "warning", "all OK: x", id="not at the beginning"),
+        pytest.param("echo a; echo OK: b; exit 2", "critical", "a OK: b", id="not in the first line"),
+        pytest.param("echo OKAY: b; exit 2", "critical", "OKAY: b", id="another word"),
+        pytest.param("echo OK: cool; kill -9 $$", "unknown", "OK: cool", id="killed"),
+    ],
+)
+def test_a_simple_plugin_says_how_it_is_in_its_first_words_or_by_its_exit_code(
+    check: Callable[..., Seen], folder: Path, text: str, level: str, message: str
+) -> None:
+    seen = check(text, outputFormat="simple")
+    assert (seen.level, seen.finding.message) == (level, message.format(path=folder / "check"))
+    assert level != "warning" or seen.finding.reason == "PluginWarns"
+
+
+@pytest.mark.parametrize(
+    ("words", "level"),
+    [
+        ("ok OK pass passed good healthy", "ok"),
+        ("warn Warning", "warning"),
+        ("crit critical fail failed error", "critical"),
+        ("unknown", "unknown"),
+    ],
+)
+def test_json_says_how_it_is_in_several_words(check: Callable[..., Seen], words: str, level: str) -> None:
+    for word in words.split():
+        seen = check(
+            f"""echo '{{"status": "{word}", "message": "so", "other": []}}'; exit 3""", outputFormat="json"
+        )
+        assert (seen.level, seen.finding.message) == (level, "" if level == "ok" else "so")
+
+
+@pytest.mark.parametrize("output", ["", "{", "so", "[]", "{}", '{"status": 1}', '{"status": "\\377"}'])
+def test_without_json_the_exit_code_counts_and_that_is_told(check: Callable[..., Seen], output: str) -> None:
+    for code, level in enumerate(("ok", "warning", "critical", "unknown")):
+        seen = check(f"printf '{output}'; exit {code}", outputFormat="json")
+        assert seen.level == ("warning" if output and level == "ok" else level)
+        assert seen.finding.message.endswith("not the JSON that outputFormat asks for") is bool(output)
+
+
+def test_a_status_that_there_is_not_leaves_it_to_the_exit_code(check: Callable[..., Seen]) -> None:
+    seen = check("""echo '{"status": "purple", "metrics": {"a": 1}}'; exit 2""", outputFormat="json")
+    assert (seen.level, seen.values) == ("critical", {})
+    assert seen.finding.message.endswith("its JSON has an unknown status")
+
+
+def test_json_without_a_bottom_is_none(check: Callable[..., Seen]) -> None:
+    text = """printf '{"status": "ok", "metrics": '; head -c 60000 /dev/zero | tr '\\0' '['; exit 1"""
+    assert "not the JSON" in check(text, outputFormat="json").finding.message
+
+
+def test_numbers_in_json_become_metrics(check: Callable[..., Seen]) -> None:
+    text = """echo '{"status": "ok", "metrics": {"temp_celsius": 61.5, "fans": 2, "x.y-z": -1e3}}'"""
+    seen = check(text, outputFormat="json")
+    assert (seen.level, seen.values) == ("ok", {"temp_celsius": 61.5, "fans": 2, "x.y-z": -1000})
+    assert check(text).values == check(text, outputFormat="simple").values == {}
+    assert check("""echo '{"status": "ok", "metrics": null}'""", outputFormat="json").level == "ok"
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        pytest.param('{"a": "1"}', id="a text"),
+        pytest.param('{"a": true}', id="true"),
+        pytest.param('{"a": null}', id="nothing"),
+        pytest.param('{"a": 1e999}', id="infinite"),
+        pytest.param('{"a b": 1}', id="a name with a blank"),
+        pytest.param('{"": 1}', id="no name"),
+        pytest.param('{"a\\u000a": 1}', id="a name with a line's end"),
+        pytest.param('{"' + "a" * 64 + '": 1}', id="a name too long"),
+        pytest.param("{" + ",".join(f'"a{n}": 1' for n in range(33)) + "}", id="too many"),
+        pytest.param("[1]", id="a list"),
+    ],
+)
+def test_metrics_that_are_none_are_left_out_and_that_is_told(
+    check: Callable[..., Seen], folder: Path, metrics: str
+) -> None:
+    (folder / "out").write_text(f'{{"status": "critical", "message": "burns", "metrics": {metrics}}}')
+    seen = check(f"cat {folder}/out", outputFormat="json")
+    assert (seen.level, seen.values) == ("critical", {})
+    assert seen.finding.message.startswith(f"burns; {folder}/check: its metrics are left out: ")
+
+
+@pytest.mark.parametrize("output_format", ["simple", "json"])
+def test_a_verdict_is_not_cut_with_the_message(check: Callable[..., Seen], output_format: str) -> None:
+    text = {"simple": "CRITICAL: burns", "json": '{"status": "critical", "message": "burns"}'}[output_format]
+    seen = check(f"echo '{text}'", outputFormat=output_format, maxOutputLength=4)
+    assert (seen.level, seen.finding.message) == ("critical", "burn")
 
 
 def test_arguments_arrive_as_they_are(check: Callable[..., Seen]) -> None:
