@@ -125,8 +125,8 @@ def followed(request: Request, answer: Answer, most: int, deadline: float) -> An
         url = urljoin(request.url, answer.location)
     except ValueError:
         url = ""
-    if any(url_faults(url)):
-        text = "redirects to what is no http:// or https:// address"
+    if not url.isprintable() or any(url_faults(url)):
+        text = "redirects to what is no http:// or https:// address without credentials"
         return Answer(answer.status, reason="RedirectUnusable", message=text)
     onward = redirected(request, url, answer.status)
     answer = attempt(onward, deadline)
@@ -166,7 +166,11 @@ def failure(error: Exception, within: str) -> Answer:
         case ssl.SSLError():
             text = error.reason or str(error)
             return Answer(reason="TLSFailed", message=f"TLS failed: {ALERTS.get(text, text)}")
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        case http.client.HTTPException() if not isinstance(error, OSError):
+            # Its text holds what came, which may be something else each time.
+            text = f"no whole HTTP answer ({type(error).__name__})"
+        case _:
+            text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return Answer(reason="RequestFailed", message=f"the request failed: {text}")
 
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 import pytest
@@ -51,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         body = f"{self.headers}{self.command}\nall is well\n".encode()
         self.send_response(status)
         if status in range(300, 400):
-            self.send_header("Location", place[2] or "/200")
+            self.send_header("Location", unquote(place[2]) or "/200")
         if status not in {204, 304}:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -295,6 +296,14 @@ def test_an_answer_that_is_no_http_is_a_problem(answer: Callable[..., str], data
     assert (seen.finding.bad, seen.finding.reason) == (True, "RequestFailed")
 
 
+def test_what_is_no_http_is_not_repeated_as_it_changes(answer: Callable[..., str]) -> None:
+    messages = set()
+    for number in range(2):
+        url = answer(f"SSH-2.0-session{number}\r\n".encode(), close=True)
+        messages.add(ask(url).finding.message.removeprefix(url))
+    assert messages == {": the request failed: no whole HTTP answer (BadStatusLine)"}
+
+
 def test_only_the_beginning_of_a_body_is_read(answer: Callable[..., str]) -> None:
     """The rest never comes, and is not waited for."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"
@@ -410,6 +419,7 @@ def test_a_client_certificate_that_can_not_be_used_is_no_fault_of_the_server(
         pytest.param("/302?to=" * 11 + "/200", 302, "TooManyRedirects", id="eleven"),
         pytest.param("/304?to=/200", 304, "UnexpectedStatus", id="a status that is no redirect"),
         pytest.param("/302?to=ftp://h/", 302, "RedirectUnusable", id="to another protocol"),
+        pytest.param("/302?to=http://%1bc/", 302, "RedirectUnusable", id="to what would color a screen"),
         pytest.param("/302?to=http://[", 302, "RedirectUnusable", id="to what is no address"),
         pytest.param("/302?to=http://u:p@h/", 302, "RedirectUnusable", id="to what asks for credentials"),
         pytest.param("/302?to=http://nothing.invalid/", 0, "NameNotResolved", id="to nowhere"),
