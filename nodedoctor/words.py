@@ -14,6 +14,12 @@ def condition_name(monitor: str) -> str:
     return "".join(word.capitalize() for word in words if word) + "Unhealthy"
 
 
+def listed(names: Iterable[str], most: int = 10) -> str:
+    """The names, each once and in a stable order, cut to a few."""
+    distinct = sorted(set(names))
+    return ", ".join(distinct[:most]) + (", …" if len(distinct) > most else "")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean ...?` if one of `known` looks like `word`, else nothing."""
     by_lower = {name.lower(): name for name in known}

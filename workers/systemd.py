@@ -18,6 +18,7 @@ from jeepney.bus_messages import message_bus
 
 from nodedoctor.errors import NodeDoctorError, Undetermined
 from nodedoctor.host import Host
+from workers.stream import left
 
 BUS, PRIVATE = "/run/dbus/system_bus_socket", "/run/systemd/private"
 """The sockets of the D-Bus daemon, and of systemd itself, which takes root alone and needs no daemon."""
@@ -107,7 +108,7 @@ class Systemd:
         Raises:
             AuthenticationError: we may not.
         """
-        self.sock.settimeout(self.left())
+        self.sock.settimeout(left(self.deadline))
         self.sock.sendall(b"\0" + make_auth_external() + BEGIN)
         answer = b""
         while not answer.endswith(b"\r\n"):
@@ -115,20 +116,9 @@ class Systemd:
         if not answer.startswith(b"OK "):
             raise AuthenticationError(answer)
 
-    def left(self) -> float:
-        """Seconds until the deadline.
-
-        Raises:
-            TimeoutError: it has passed.
-        """
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
-
     def received(self) -> bytes:
         """Some bytes."""
-        self.sock.settimeout(self.left())
+        self.sock.settimeout(left(self.deadline))
         data = self.sock.recv(CHUNK)
         if not data:
             raise ConnectionResetError
@@ -142,7 +132,7 @@ class Systemd:
             OSError: nothing, in time.
         """
         self.serial += 1
-        self.sock.settimeout(self.left())
+        self.sock.settimeout(left(self.deadline))
         self.sock.sendall(message.serialise(self.serial))
         while True:
             answer = self.parser.get_next_message()
@@ -226,7 +216,7 @@ def dialled(path: str, deadline: float, *, daemon: bool) -> Systemd:
     sock = socket.socket(socket.AF_UNIX)
     systemd = Systemd(sock, deadline)
     try:
-        sock.settimeout(systemd.left())
+        sock.settimeout(left(systemd.deadline))
         sock.connect(path)
         systemd.authenticate()
         if daemon:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from workers.stream import left
 
 
 class Stream:
@@ -22,10 +23,7 @@ class Stream:
         Raises:
             TimeoutError: nothing is left.
         """
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self.sock.settimeout(left)
+        self.sock.settimeout(left(self.deadline))
         return self.sock
 
     def send(self, data: bytes) -> None:

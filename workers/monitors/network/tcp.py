@@ -21,11 +21,11 @@ from nodedoctor.duration import Duration, seconds
 from nodedoctor.monitor import ConditionType, Finding, Gauge, Monitor, Observation, Options
 from nodedoctor.words import condition_name
 from workers.resolving import addresses, told
+from workers.stream import NO_WAY
 
 UP = Gauge("tcp_up", "1 if the last connection was accepted", ("target",))
 DURATION = Gauge("tcp_connect_seconds", "Time that the last connection took, its name included", ("target",))
 REASONS = ("ConnectionRefused", "Timeout", "Unreachable", "NameNotResolved", "ConnectionFailed")
-UNREACHABLE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN}
 
 
 class TcpOptions(Options, frozen=True):
@@ -144,7 +144,7 @@ def failure_of(error: OSError) -> Failure:
     if isinstance(error, ConnectionRefusedError):
         return Failure("ConnectionRefused", "nobody listens there")
     text = os.strerror(error.errno) if error.errno else str(error)
-    if error.errno in UNREACHABLE:
+    if error.errno in NO_WAY:
         return Failure("Unreachable", f"there is no way there: {text}")
     if error.errno == errno.ETIMEDOUT:
         return Failure("Timeout", "no connection: the other side does not answer")

@@ -10,6 +10,7 @@ from nodedoctor.duration import Duration, seconds
 from nodedoctor.host import Host
 from nodedoctor.monitor import ConditionType, Finding, Gauge, Monitor, Observation, Options, counter
 from nodedoctor.types import Severity
+from nodedoctor.words import listed
 from workers.growth import Growth
 
 TAINTED = ConditionType(
@@ -56,8 +57,6 @@ FLAGS = {
     "J": "debug operation of fwctl",
 }
 """Letters and meanings, bit 0 first; Documentation/admin-guide/tainted-kernels.rst."""
-MOST_NAMED = 10
-"""Packages that a message lists at most."""
 
 
 class KernelOptions(Options, frozen=True):
@@ -188,7 +187,6 @@ def boot_time(stat: str) -> int:
 def packages_of(path: Path) -> str:
     """The packages that ask for a reboot, each once and cut to a few; empty where they are not known."""
     try:
-        names = sorted(set(path.read_text().split()))
+        return listed(path.read_text().split())
     except FileNotFoundError:
         return ""
-    return ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")

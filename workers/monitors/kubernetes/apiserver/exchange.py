@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import http.client
 import socket
 import ssl
@@ -14,14 +13,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from workers.http import LONGEST_BODY, TLS_REASONS, expiry
 from workers.kubernetes import Access
-from workers.stream import DeadlineSocket, dial, left
-
-LONGEST_BODY = 64 * 1024
-WRONG_NAME, EXPIRED, NOT_YET = 62, 10, 9
-"""X509_V_ERR_HOSTNAME_MISMATCH, _CERT_HAS_EXPIRED and _CERT_NOT_YET_VALID of OpenSSL."""
-WRONG_ADDRESS = 64
-NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN}
+from workers.stream import NO_WAY, DeadlineSocket, dial, left
 
 MEANINGS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
     ((TimeoutError,), "Timeout", "gives no whole answer in time"),
@@ -113,17 +107,11 @@ def request(host: str, path: str, token: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def expiry(sock: socket.socket) -> float | None:
-    """When the server's certificate expires; None without a verified one."""
-    certificate = sock.getpeercert() if isinstance(sock, ssl.SSLSocket) else None
-    return float(ssl.cert_time_to_seconds(str(certificate["notAfter"]))) if certificate else None
-
-
 def failure(error: Exception) -> Failure:
     """What `error` means."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return of_certificate(error)
-    if isinstance(error, OSError) and error.errno in NO_ROUTE:
+    if isinstance(error, OSError) and error.errno in NO_WAY:
         return Failure("NoRoute", f"can't be reached from here: {error.strerror}")
     for kinds, reason, text in MEANINGS:
         if isinstance(error, kinds):
@@ -133,9 +121,10 @@ def failure(error: Exception) -> Failure:
 
 def of_certificate(error: ssl.SSLCertVerificationError) -> Failure:
     """What is wrong with the server's certificate."""
-    if error.verify_code in {WRONG_NAME, WRONG_ADDRESS}:
-        return Failure("CertificateOfOtherName", "shows a certificate of another name")
-    if error.verify_code in {EXPIRED, NOT_YET}:
-        text = "shows a certificate that is not valid now; see its dates and this node's clock"
-        return Failure("CertificateExpired", text)
+    match TLS_REASONS.get(error.verify_code):
+        case "TLSWrongName":
+            return Failure("CertificateOfOtherName", "shows a certificate of another name")
+        case "TLSExpired" | "TLSNotYetValid":
+            text = "shows a certificate that is not valid now; see its dates and this node's clock"
+            return Failure("CertificateExpired", text)
     return Failure("CertificateUntrusted", f"shows a certificate that is not trusted: {error.verify_message}")

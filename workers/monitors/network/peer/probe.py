@@ -15,9 +15,9 @@ import msgspec
 
 from workers.ping import echo
 from workers.resolving import addresses, told
+from workers.stream import NO_WAY
 
 ECHOES = 2
-NO_WAY = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN}
 
 
 class Peer(msgspec.Struct, frozen=True, order=True):

@@ -12,6 +12,7 @@ from nodedoctor.host import Host
 from nodedoctor.monitor import ConditionType, Gauge, Monitor, Observation
 from nodedoctor.patterns import compile_pattern
 from nodedoctor.types import Severity
+from nodedoctor.words import listed
 from workers.monitors.system.process.limits import files_limit, groups_near_limit, open_files
 from workers.monitors.system.process.options import ProcessOptions, Required
 from workers.monitors.system.process.tasks import KTHREADD, PF_KTHREAD, Task, command_line, tasks
@@ -43,8 +44,6 @@ THREADS = Gauge("threads", "Threads of the whole machine")
 THREADS_LIMIT = Gauge("threads_limit", "Threads that the machine can have")
 OPEN_FILES = Gauge("open_files", "Open files of the whole machine")
 OPEN_FILES_LIMIT = Gauge("open_files_limit", "Files that can be open at once on the whole machine")
-MOST_NAMED = 10
-"""Names that a message lists at most."""
 
 
 class ProcessMonitor(Monitor[ProcessOptions]):
@@ -183,9 +182,3 @@ class ProcessMonitor(Monitor[ProcessOptions]):
             text = f"{wanted.name} was started more than {wanted.maximum_restarts} times within {within}"
             too_often = len(self.starts[index]) > wanted.maximum_restarts
             yield MISSING.when(too_often, text, "ProcessKeepsRestarting")
-
-
-def listed(names: list[str]) -> str:
-    """The names, each once and in a stable order, cut to a few."""
-    distinct = sorted(set(names))
-    return ", ".join(distinct[:MOST_NAMED]) + (", …" if len(distinct) > MOST_NAMED else "")
